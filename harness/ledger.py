@@ -1,0 +1,149 @@
+"""The record of finished work: an append-only file per study that everything else is derived from.
+
+Resuming, reports and MLflow read it; Optuna's proposals are replayed from it. One JSON line is one
+method trained with one setting and one seed. A line is complete when it ends in a newline; a torn
+last line (the process died while writing) is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.evaluation import Evaluation
+from harness.space import Settings
+
+VERSION = 1
+"""Of the files in a store; a newer one is refused."""
+
+Role = Literal["search", "confirm", "train"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One evaluation of the classifier during training.
+
+    Attributes:
+        step: Training steps of the last phase done so far.
+        seconds: Compute seconds so far, reused stages credited, evaluation excluded.
+        correct: Split name -> correct predictions per (label, attribute) cell.
+    """
+
+    step: int
+    seconds: float
+    correct: dict[str, list[list[int]]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One method trained with one setting and one seed.
+
+    Attributes:
+        number: Trial number within the search; the winner's for confirm runs.
+        status: finished, stopped (by the scheduler) or failed.
+        total: Split name -> samples per (label, attribute) cell.
+        looks: Every evaluation, in order; the last is the method's result.
+        metrics: Scalars the method logged.
+        stages: Name, key, seconds and whether it was reused, per stage.
+        seconds: Compute seconds, reused stages credited, evaluation excluded.
+        error: Why it failed; empty otherwise.
+    """
+
+    role: Role
+    number: int
+    seed: int
+    settings: Settings
+    status: Literal["finished", "stopped", "failed"]
+    total: dict[str, list[list[int]]] = field(default_factory=dict)
+    looks: list[Look] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    started: str = ""
+    uses_bias_labels: bool = False
+    error: str = ""
+    traceback: str = ""
+
+    @property
+    def key(self) -> str:
+        """Identity within the study."""
+        return f"{self.role}/{self.number}/{self.seed}"
+
+    def evaluation(self, split: str, aligned: list[list[bool]], look: int = -1) -> Evaluation:
+        """The group table of one split at one look.
+
+        Raises:
+            KeyError: The split was not evaluated then.
+        """
+        return Evaluation(
+            np.array(self.looks[look].correct[split]),
+            np.array(self.total[split]),
+            np.array(aligned, dtype=bool),
+        )
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Record:
+        """Reads one ledger line."""
+        looks = [Look(**look) for look in data.pop("looks")]
+        return Record(looks=looks, **data)
+
+
+class Ledger:
+    """The records of one study, by key; the file is the truth and this its image."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[str, Record] = {}
+        for record in _read(path):
+            self.records[record.key] = record
+
+    def append(self, record: Record) -> None:
+        """Adds a record durably: it is on disk when this returns."""
+        line = json.dumps(dataclasses.asdict(record), separators=(",", ":")) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            _drop_torn_line(file)
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        self.records[record.key] = record
+
+    def of(self, role: Role) -> list[Record]:
+        """All records of a role, in the order of trial number and seed."""
+        chosen = (r for r in self.records.values() if r.role == role)
+        return sorted(chosen, key=lambda r: (r.number, r.seed))
+
+
+def _read(path: Path) -> Iterator[Record]:
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn or empty
+    for number, line in enumerate(lines, 1):
+        try:
+            yield Record.from_json(json.loads(line))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{path} line {number} is not a record ({error}): restore the file from a backup, "
+                "or remove that line to compute its trial again"
+            ) from None
+
+
+def _drop_torn_line(file: Any) -> None:
+    """Truncates an unfinished last line, so that the next one does not glue to it."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(end - 65536, 0)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            file.truncate(start + newline + 1)
+            return
+        end = start
+    file.truncate(0)

@@ -1,0 +1,125 @@
+"""What a trial would compute, found out by running `fit` up to its first look at real data.
+
+Stage calls are answered with a stand-in that carries the stage's key. A `fit` that passes stage
+results on untouched is planned to its last stage; one that reads a result ends the plan there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from harness import registry
+from harness.datasets import Recipe
+from harness.run import Run
+from harness.space import Range, Settings, build
+from harness.stages import StageKey, StageStore, stage_key
+from harness.training_set import Batch, TrainingSet, training_fingerprint
+
+
+class PlannedStage(NamedTuple):
+    """A stage that a trial calls."""
+
+    name: str
+    key: StageKey
+    stored: bool
+
+
+class _PlanEndsError(Exception):
+    """The method wants real data."""
+
+
+class _StandIn:
+    """In place of a stage result; looking at it ends the plan."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+
+    def _end(self, *_: Any) -> NoReturn:
+        raise _PlanEndsError
+
+    __getattr__ = __getitem__ = __iter__ = __or__ = __invert__ = __gt__ = __len__ = _end
+
+
+class _PlannedSet(TrainingSet):
+    """A training set without images."""
+
+    def __init__(self, recipe: Recipe, fingerprint: str) -> None:
+        self.device = torch.device("cpu")
+        self.num_classes = recipe.num_classes
+        self.image_shape = recipe.image_shape
+        self.fingerprint = training_fingerprint(fingerprint, recipe.transform)
+
+    def __len__(self) -> int:
+        raise _PlanEndsError
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _PlanEndsError
+
+    def _draw(self, indices: Iterator[Tensor], steps: int) -> Iterator[Batch]:
+        raise _PlanEndsError
+
+
+class _PlannedRun(Run):
+    def __init__(self, seed: int, device: torch.device, store: StageStore) -> None:
+        super().__init__(seed, device, store, torch.empty(0), uses_bias_labels=True)
+        self.store = store
+        self.planned: list[PlannedStage] = []
+
+    def stage(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        key = stage_key(function, [self._digest(a) for a in arguments], self.seed, self.device.type)
+        self.planned.append(PlannedStage(function.__name__, key, self.store.holds(key)))
+        return _StandIn(self._known_digest(key))
+
+    def audit(self, mined: Tensor) -> None:
+        return
+
+    def conflicting(self) -> Tensor:
+        raise _PlanEndsError
+
+    def _digest(self, argument: Any) -> str:
+        return argument.digest if isinstance(argument, _StandIn) else super()._digest(argument)
+
+    def _known_digest(self, key: StageKey) -> str:
+        """Of the stored result, so that keys downstream are the true ones; else a placeholder."""
+        return self.store.stored_digest(key) or f"result of {key.key}"
+
+
+def plan(
+    method: str,
+    settings: Settings,
+    recipe: Recipe,
+    fingerprint: str,
+    seed: int,
+    device: torch.device,
+    store: StageStore,
+) -> list[PlannedStage]:
+    """The stages of one trial, in order, as far as they can be told without training."""
+    run = _PlannedRun(seed, device, store)
+    with torch.random.fork_rng():
+        try:
+            instance = build(registry.load(method), settings)
+            next(instance.fit(_PlannedSet(recipe, fingerprint), run), None)
+        except _PlanEndsError:
+            pass
+    return run.planned
+
+
+def shared_stages(
+    plan_of: Callable[[Settings], list[PlannedStage]], base: Settings, space: dict[str, Range]
+) -> dict[str, list[str]]:
+    """Stage name -> the searched hyperparameters that make it differ between trials.
+
+    A stage with an empty list is computed once for the whole search.
+    """
+    before = plan_of(base)
+    causes: dict[str, list[str]] = {stage.name: [] for stage in before}
+    for name, search in space.items():
+        moved = next(v for v in search.grid() if v != base[name])
+        for old, new in zip(before, plan_of(base | {name: moved}), strict=True):
+            if old.key.key != new.key.key:
+                causes[old.name].append(name)
+    return causes

@@ -1,0 +1,129 @@
+"""Run: everything a method may ask of the harness while it fits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.stages import StageResult, StageStore, compute_stage, digest, stage_key
+
+
+class StageUse(NamedTuple):
+    """One stage as a trial used it."""
+
+    name: str
+    key: str
+    seconds: float
+    reused: bool
+
+
+class Run:
+    """Memoised stages, logging and diagnostics for one trial and seed.
+
+    Args:
+        seed: The trial's seed; stages derive their own random streams from it.
+        device: Where networks and batches live.
+        store: Where stage results are kept; None computes every stage.
+        conflicting: (N,) bool, the hidden truth that mining is audited against.
+        uses_bias_labels: Whether the method declared that it trains with bias labels.
+        enter: Told the name of each stage as it begins.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        device: torch.device,
+        store: StageStore | None,
+        conflicting: Tensor,
+        uses_bias_labels: bool = False,
+        enter: Callable[[str], None] = lambda stage: None,
+    ) -> None:
+        self.seed = seed
+        self.device = device
+        self.metrics: dict[str, float] = {}
+        self.stages: list[StageUse] = []
+        self.seconds_in_stages = 0.0  # wall time here, whether computing, waiting or reading
+        self._store = store
+        self._conflicting = conflicting
+        self._uses_bias_labels = uses_bias_labels
+        self._enter = enter
+        self._results: dict[int, tuple[StageResult, tuple[int, ...]]] = {}
+
+    def stage(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Returns ``function(*arguments)``, computed at most once per store.
+
+        The function must be module-level and is keyed by its source, the trial's seed and the
+        content of its arguments: it cannot read a hyperparameter that is missing from its key.
+        Results must be tensors and plain data; treat them as read-only.
+
+        Raises:
+            TypeError: The function or an argument cannot be part of a key.
+            FloatingPointError: The result is not finite.
+        """
+        started = time.perf_counter()
+        key = stage_key(function, [self._digest(a) for a in arguments], self.seed, self.device.type)
+        self._enter(function.__name__)
+        if self._store is None:
+            result = compute_stage(key, lambda: function(*arguments), self.device)
+        else:
+            result = self._store.fetch(key, lambda: function(*arguments), self.device)
+        self._enter("fit")
+        self._results[id(result.value)] = (result, _versions(result.value))
+        self.stages.append(StageUse(function.__name__, key.key, result.seconds, result.reused))
+        self.seconds_in_stages += time.perf_counter() - started
+        return result.value
+
+    def log(self, **metrics: float) -> None:
+        """Records scalars of this trial, such as the density of a pruned network."""
+        self.metrics |= {name: float(value) for name, value in metrics.items()}
+
+    def audit(self, mined: Tensor) -> None:
+        """Compares a mined set with the hidden bias-conflicting samples, for reports only.
+
+        Args:
+            mined: (N,) bool, True where the method believes a sample to be bias-conflicting.
+        """
+        truth = self._conflicting.to(mined.device)
+        hits = int((mined & truth).sum())
+        size = int(mined.sum())
+        self.log(
+            **{
+                "mining/size": size,
+                "mining/share": size / len(mined),
+                "mining/precision": hits / size if size else float("nan"),
+                "mining/recall": hits / max(int(truth.sum()), 1),
+            }
+        )
+
+    def conflicting(self) -> Tensor:
+        """(N,) bool, the true bias-conflicting samples, for methods that declare bias labels.
+
+        Raises:
+            PermissionError: The method did not declare ``uses_bias_labels``.
+        """
+        if not self._uses_bias_labels:
+            raise PermissionError("bias labels are closed to a method that does not declare them")
+        return self._conflicting.to(self.device)
+
+    def _digest(self, argument: Any) -> str:
+        """Content digest; that of an untouched stage result is known without reading it again."""
+        known = self._results.get(id(argument))
+        if known is not None and known[1] == _versions(argument):
+            return known[0].digest
+        return digest(argument)
+
+
+def _versions(value: Any) -> tuple[int, ...]:
+    """In-place modification counters of all tensors in a stage result."""
+    match value:
+        case Tensor():
+            return (value._version,)
+        case dict():
+            return tuple(v for item in value.values() for v in _versions(item))
+        case list() | tuple():
+            return tuple(v for item in value for v in _versions(item))
+    return ()

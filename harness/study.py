@@ -1,0 +1,214 @@
+"""A study: one method searched and confirmed on one biased data set, and its files in the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from harness import ledger
+from harness.ledger import Ledger, Record, Role
+from harness.selection import RULES
+from harness.space import Range, Settings, range_from_json, range_to_json
+
+CONFIRM_SEED = 1000
+"""First confirm seed; search seeds count from 0, so the two never meet."""
+
+
+class Work(NamedTuple):
+    """One method to be trained with one setting and one seed."""
+
+    study: str
+    role: Role
+    number: int
+    seed: int
+    settings: Settings
+
+    @property
+    def key(self) -> str:
+        """Identity within the study; that of the record it will leave."""
+        return f"{self.role}/{self.number}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What makes results comparable; two commands with equal fields continue the same study.
+
+    Attributes:
+        ratio: Share of bias-conflicting training samples, in percent.
+        base: Settings of the first trial: the preset's, with the user's changes.
+        space: What the search varies, by dotted name.
+        search_seeds: Every trial is trained once with each of these.
+        code: Digest of the method's source and of the numerics it computes with.
+        aligned: (labels, attributes) table of the bias-aligned cells.
+    """
+
+    method: str
+    dataset: str
+    ratio: float
+    preset: str
+    data_seed: int
+    device: str
+    searcher: str
+    scheduler: str
+    select: str
+    search_seeds: tuple[int, ...]
+    base: Settings
+    space: dict[str, Range]
+    code: str
+    aligned: list[list[bool]]
+    primary_metric: str
+
+    @cached_property
+    def id(self) -> str:
+        """Readable name with a digest of all fields; names the study's folder."""
+        text = json.dumps(self._to_json(), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return f"{self.dataset}-{self.ratio:g}-{self.method}-{self.preset}-{digest}"
+
+    def value(self, record: Record, look: int = -1) -> float:
+        """What the search maximises: the study's rule on one look of one record."""
+        rule = RULES[self.select]
+        return record.evaluation(rule.split, self.aligned, look).metrics()[rule.metric]
+
+    def trial_values(self, records: Ledger) -> dict[int, float]:
+        """Trial number -> mean value over the search seeds, for trials that finished them all."""
+        by_trial: dict[int, list[Record]] = {}
+        for record in records.of("search"):
+            if record.status == "finished":
+                by_trial.setdefault(record.number, []).append(record)
+        return {
+            number: value
+            for number, trials in by_trial.items()
+            if len(trials) == len(self.search_seeds)
+            and math.isfinite(value := fmean(self.value(r) for r in trials))
+        }
+
+    def winner(self, records: Ledger) -> int | None:
+        """Number of the best trial, the earliest of equals; None if none finished."""
+        values = self.trial_values(records)
+        return max(values, key=lambda n: (values[n], -n)) if values else None
+
+    def confirmed(self, records: Ledger) -> list[Record]:
+        """The finished confirm runs of the winner: what a leaderboard shows."""
+        winner = self.winner(records)
+        confirm = records.of("confirm")
+        return [r for r in confirm if r.number == winner and r.status == "finished"]
+
+    def _to_json(self) -> dict[str, Any]:
+        # Plain comprehension: dataclasses.asdict would turn the ranges into dicts without kind.
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return data | {"space": {n: range_to_json(r) for n, r in self.space.items()}}
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder that holds studies, stages and the tracking database."""
+
+    root: Path
+
+    @property
+    def stages(self) -> Path:
+        """Stage artifacts, shared by all studies."""
+        return self.root / "stages"
+
+    def folder(self, study: str) -> Path:
+        """Everything one study keeps."""
+        return self.root / "studies" / study
+
+    def ledger(self, study: str) -> Ledger:
+        """The study's records as they are on disk now."""
+        return Ledger(self.folder(study) / "ledger.jsonl")
+
+    def studies(self) -> list[Study]:
+        """All studies in the store, by id.
+
+        Raises:
+            ValueError: One was written by a newer version.
+        """
+        files = sorted((self.root / "studies").glob("*/study.json"))
+        return [self.open(file.parent.name) for file in files]
+
+    def open(self, study: str) -> Study:
+        """Reads a study's definition.
+
+        Raises:
+            ValueError: It was written by a newer version, or is not readable.
+        """
+        path = self.folder(study) / "study.json"
+        try:
+            data = json.loads(path.read_text())
+            written = int(data["version"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"cannot read {path}: {error}") from None
+        if written > ledger.VERSION:
+            raise ValueError(
+                f"{path} has store version {written}, newer than this harness reads "
+                f"({ledger.VERSION}): upgrade the harness or name another --store"
+            )
+        fields = data["study"]
+        fields["space"] = {n: range_from_json(r) for n, r in fields["space"].items()}
+        fields["search_seeds"] = tuple(fields["search_seeds"])
+        return Study(**fields)
+
+    def environment(self, study: str) -> dict[str, str]:
+        """Package versions, platform and git commit of when the study began."""
+        data = json.loads((self.folder(study) / "study.json").read_text())
+        return dict(data["environment"])
+
+    def create(self, study: Study) -> None:
+        """Writes a study's definition if it is not there yet.
+
+        Raises:
+            ValueError: The store cannot be written.
+        """
+        folder = self.folder(study.id)
+        path = folder / "study.json"
+        if path.exists():
+            self.open(study.id)
+            return
+        text = json.dumps(
+            {"version": ledger.VERSION, "study": study._to_json(), "environment": environment()},
+            indent=1,
+        )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(".part")
+            with part.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(path)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write the store {self.root}: {error.strerror}; name another --store"
+            ) from None
+
+
+def environment() -> dict[str, str]:
+    """What the numbers were computed with."""
+    packages = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "debias-harness")
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": str(os.cpu_count()),
+        "git_commit": commit or "unknown",
+        **{name: version(name) for name in packages},
+    }

@@ -1,0 +1,164 @@
+"""Data as a method sees it: batches of a training set without its bias column.
+
+All images of a split lie on the device as one uint8 tensor. A batch is an index-select, a batched
+per-sample augmentation and one conversion to float; no worker processes, no per-sample Python.
+Randomness comes from torch's global generator, which the harness seeds for every stage and trial.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """A mini-batch on the training device."""
+
+    images: Tensor  # (B, C, H, W) float32, normalised
+    labels: Tensor  # (B,) int64
+    indices: Tensor  # (B,) int64, positions in the training set
+
+
+@dataclass(frozen=True)
+class GroupedSplit:
+    """Images with labels and bias attributes; what the harness evaluates on."""
+
+    images: Tensor  # (N, C, H, W) uint8
+    labels: Tensor  # (N,) int64
+    attributes: Tensor  # (N,) int64
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From a uint8 batch to what a network reads.
+
+    Args:
+        crop_padding: Zero-pad by this many pixels and crop back at a random offset (training only).
+        flip: Mirror each image with probability one half (training only).
+        mean: Per-channel mean subtracted after division by 255; None to leave out.
+        std: Per-channel standard deviation divided by; None to leave out.
+    """
+
+    crop_padding: int = 0
+    flip: bool = False
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __call__(self, images: Tensor, augment: bool) -> Tensor:
+        """Maps (B, C, H, W) uint8 to float32; every sample draws its own augmentation."""
+        if augment and self.crop_padding:
+            images = _random_crop(images, self.crop_padding)
+        if augment and self.flip:
+            mirrored = torch.rand(len(images), device=images.device) < 0.5
+            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        batch = images.to(torch.float32).div_(255)
+        if self.mean is not None:
+            batch.sub_(torch.tensor(self.mean, device=batch.device)[:, None, None])
+        if self.std is not None:
+            batch.div_(torch.tensor(self.std, device=batch.device)[:, None, None])
+        return batch
+
+
+def _random_crop(images: Tensor, padding: int) -> Tensor:
+    """Crops each zero-padded image at its own uniform offset, in one gather."""
+    count, _, height, width = images.shape
+    windows = F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+    offsets = torch.randint(2 * padding + 1, (2, count), device=images.device)
+    return windows[torch.arange(count, device=images.device), :, offsets[0], offsets[1]]
+
+
+@dataclass(frozen=True)
+class BiasedDataset:
+    """One biased training split and the splits the harness evaluates on.
+
+    Attributes:
+        aligned: (num_classes, num_attributes) bool, the bias-aligned cells.
+        evaluation: "valid_biased", "valid_unbiased" and "test".
+        fingerprint: Hex digest, equal exactly when the arrays are equal.
+    """
+
+    name: str
+    ratio: float
+    num_classes: int
+    num_attributes: int
+    transform: Transform
+    aligned: Tensor
+    train: GroupedSplit
+    evaluation: dict[str, GroupedSplit]
+    fingerprint: str
+
+
+def training_fingerprint(arrays: str, transform: Transform) -> str:
+    """Digest of all that batches depend on besides the random stream."""
+    return hashlib.sha256(f"{arrays} {transform}".encode()).hexdigest()
+
+
+class TrainingSet:
+    """The training split as a method may use it: images and labels, never the bias attribute.
+
+    Args:
+        dataset: Where the images come from.
+        device: Where they are put.
+        observe: Told (steps done, steps in all) as batches are drawn, for progress display.
+    """
+
+    def __init__(
+        self,
+        dataset: BiasedDataset,
+        device: torch.device,
+        observe: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.device = device
+        self.num_classes = dataset.num_classes
+        channels, height, width = dataset.train.images.shape[1:]
+        self.image_shape: tuple[int, int, int] = (channels, height, width)
+        self.labels = dataset.train.labels.to(device)
+        self.observe = observe
+        self._images = dataset.train.images.to(device)
+        self._transform = dataset.transform
+        self.fingerprint = training_fingerprint(dataset.fingerprint, dataset.transform)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def shuffled(self, batch_size: int, steps: int, drop_last: bool = False) -> Iterator[Batch]:
+        """Yields `steps` augmented batches: epoch after epoch, each a new permutation.
+
+        The short batch at the end of an epoch is kept unless `drop_last`.
+        """
+        if drop_last and batch_size > len(self):
+            raise ValueError(f"{batch_size=} must not exceed the {len(self)} training samples")
+
+        def epochs() -> Iterator[Tensor]:
+            while True:
+                for indices in torch.randperm(len(self)).split(batch_size):
+                    if not drop_last or len(indices) == batch_size:
+                        yield indices
+
+        return self._draw(epochs(), steps)
+
+    def weighted(self, weights: Tensor, batch_size: int, steps: int) -> Iterator[Batch]:
+        """Yields `steps` augmented batches drawn i.i.d. with replacement, P(n) ~ weights[n]."""
+        drawn = torch.multinomial(weights.cpu().double(), batch_size * steps, replacement=True)
+        return self._draw(iter(drawn.split(batch_size)), steps)
+
+    def ordered(self, batch_size: int, augment: bool = False) -> Iterator[Batch]:
+        """Yields every sample once, in order."""
+        for indices in torch.arange(len(self)).split(batch_size):
+            yield self._batch(indices, augment)
+
+    def _draw(self, indices: Iterator[Tensor], steps: int) -> Iterator[Batch]:
+        for step in range(steps):
+            self.observe(step + 1, steps)
+            yield self._batch(next(indices), augment=True)
+
+    def _batch(self, indices: Tensor, augment: bool) -> Batch:
+        indices = indices.to(self.device, non_blocking=True)
+        images = self._transform(self._images.index_select(0, indices), augment)
+        return Batch(images, self.labels[indices], indices)

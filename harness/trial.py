@@ -1,0 +1,211 @@
+"""Drives one `fit`: iterates, times and evaluates it. Knows nothing of Ray or MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness import datasets, registry
+from harness.evaluation import Evaluation, evaluate
+from harness.ledger import Look, Record
+from harness.run import Run
+from harness.space import build
+from harness.stages import StageStore
+from harness.study import Store, Study, Work
+from harness.training_set import BiasedDataset, TrainingSet
+
+Progress = Callable[[str, int, int], None]
+"""Told (stage, steps done, steps in all)."""
+
+VALIDATION = ("valid_biased", "valid_unbiased")
+
+
+def run_work(
+    study: Study,
+    work: Work,
+    store: Store,
+    data_root: Path,
+    report: Callable[[Record], None],
+    progress: Progress,
+    share_stages: bool = True,
+) -> Record:
+    """Trains one setting with one seed and returns its record; a failure is a record too.
+
+    Validation splits are evaluated at every look. The test split is evaluated once, at the last
+    look, unless the work belongs to a search; the final network is then kept in the store.
+
+    Args:
+        study: Method, data set and rule.
+        work: Setting and seed.
+        store: Where stages and checkpoints are kept.
+        data_root: Where data sets are kept.
+        report: Told the record so far after every look; may raise to stop the trial.
+        progress: Told which stage is being trained and how far it is.
+        share_stages: False computes every stage here, for comparison.
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    record = Record(work.role, work.number, work.seed, work.settings, "stopped", started=started)
+    try:
+        return _fit(study, work, record, store, data_root, report, progress, share_stages)
+    except Exception as error:  # a failed trial is a result, whatever its method raised
+        reason = f"{study.method}: {type(error).__name__}: {error}"
+        return dataclasses.replace(
+            record, status="failed", error=reason, traceback=traceback.format_exc()
+        )
+
+
+def _fit(
+    study: Study,
+    work: Work,
+    record: Record,
+    store: Store,
+    data_root: Path,
+    report: Callable[[Record], None],
+    progress: Progress,
+    share_stages: bool,
+) -> Record:
+    device = torch.device(study.device)
+    _make_reproducible(work.seed, device)
+    dataset = datasets.load(study.dataset, data_root, study.ratio, study.data_seed)
+    method = build(registry.load(study.method), work.settings)
+    stage = "fit"
+    done = 0
+
+    def enter(name: str) -> None:
+        nonlocal stage
+        stage = name
+        progress(name, 0, 0)
+
+    def observe(step: int, steps: int) -> None:
+        nonlocal done
+        done = step
+        progress(stage, step, steps)
+
+    train = TrainingSet(dataset, device, observe)
+    run = Run(
+        work.seed,
+        device,
+        StageStore(store.stages) if share_stages else None,
+        _conflicting(dataset),
+        method.uses_bias_labels,
+        enter,
+    )
+    clock = _Clock(run)
+    looks: list[Look] = []
+    model: nn.Module | None = None
+    totals: dict[str, list[list[int]]] = {}
+    classifiers = method.fit(train, run)
+    while (latest := clock.time(lambda: next(classifiers, None))) is not None:
+        model = latest
+        tables = _evaluate(model, dataset, VALIDATION)
+        totals |= {split: t.total.tolist() for split, t in tables.items()}
+        correct = {split: t.correct.tolist() for split, t in tables.items()}
+        looks.append(Look(done, clock.seconds, correct))
+        record = dataclasses.replace(
+            record,
+            looks=looks,
+            total=totals,
+            metrics=run.metrics,
+            stages=[use._asdict() for use in run.stages],
+            seconds=clock.seconds,
+            uses_bias_labels=method.uses_bias_labels,
+        )
+        report(record)
+    if model is None:
+        raise RuntimeError("fit() yielded no classifier")
+    if work.role != "search":
+        test = _evaluate(model, dataset, ("test",))["test"]
+        totals["test"] = test.total.tolist()
+        looks[-1].correct["test"] = test.correct.tolist()
+        _keep_checkpoint(model, store.folder(study.id) / "checkpoints", work)
+    return dataclasses.replace(record, status="finished", looks=looks, total=totals)
+
+
+class _Clock:
+    """Seconds of a method's own work: reused stages credited, evaluation left out."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.outside_stages = 0.0
+
+    def time(self, work: Callable[[], nn.Module | None]) -> nn.Module | None:
+        started, in_stages = time.perf_counter(), self.run.seconds_in_stages
+        result = work()
+        spent = time.perf_counter() - started
+        self.outside_stages += spent - (self.run.seconds_in_stages - in_stages)
+        return result
+
+    @property
+    def seconds(self) -> float:
+        return self.outside_stages + sum(use.seconds for use in self.run.stages)
+
+
+def _make_reproducible(seed: int, device: torch.device) -> None:
+    """Same seed, same bits: also in a worker process that has run other trials before."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # sums split over threads differ in their last bits
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+
+
+def _conflicting(dataset: BiasedDataset) -> torch.Tensor:
+    """(N,) bool, the bias-conflicting training samples."""
+    return ~dataset.aligned[dataset.train.labels, dataset.train.attributes]
+
+
+def _evaluate(
+    model: nn.Module, dataset: BiasedDataset, splits: tuple[str, ...]
+) -> dict[str, Evaluation]:
+    """Group tables by split, in a random stream of its own."""
+    with torch.random.fork_rng():
+        return {
+            split: evaluate(model, dataset.evaluation[split], dataset.transform, dataset.aligned)
+            for split in splits
+        }
+
+
+def _keep_checkpoint(model: nn.Module, folder: Path, work: Work) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{work.role}-{work.number}-{work.seed}.pt"
+    part = path.with_suffix(".part")
+    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, part)
+    part.rename(path)
+
+
+class ProgressFile:
+    """Tells another process how far this one is, by a small file rewritten once a second."""
+
+    def __init__(self, folder: Path, work: Work) -> None:
+        self.path = folder / f"{work.role}-{work.number}-{work.seed}.json"
+        self.stage, self.began, self.written = "", 0.0, 0.0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Notes a step; cheap enough to be called at every one."""
+        now = time.monotonic()
+        if stage != self.stage or done <= 1:
+            self.stage, self.began = stage, now
+        elif now - self.written < 1:
+            return
+        self.written = now
+        rate = (done - 1) / (now - self.began) if done > 1 and now > self.began else 0.0
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps([stage, done, total, rate]))
+        part.rename(self.path)
+
+    def close(self) -> None:
+        """Takes the file away: this work is over."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Debiasing methods, one file each; the folder is the registry."""

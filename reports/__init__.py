@@ -1,0 +1,1 @@
+"""Leaderboards from what the ledgers hold."""
