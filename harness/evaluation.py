@@ -62,20 +62,21 @@ def _harmonic_mean(aligned: float, conflicting: float) -> float:
 
 @torch.inference_mode()
 def predictions(model: nn.Module, split: GroupedSplit, transform: Transform) -> Tensor:
-    """Predicted class of every sample, (N,) int64, in evaluation mode; the mode is restored.
+    """Predicted class of every sample, (N,) int64, in evaluation mode; modes are restored.
 
     Raises:
         FloatingPointError: A logit is not finite.
     """
     device = next(model.parameters()).device
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # some may be frozen
     model.eval()
     predicted, finite = [], torch.ones((), dtype=torch.bool, device=device)
     for images in split.images.split(1000):
         logits = model(transform(images.to(device, non_blocking=True), augment=False))
         finite &= logits.isfinite().all()
         predicted.append(logits.argmax(1))
-    model.train(was_training)
+    for module, training in modes:
+        module.training = training
     if not finite:
         raise FloatingPointError("the classifier's logits are not finite")
     return torch.cat(predicted)

@@ -244,6 +244,5 @@ def _parametrization(layer: nn.Module) -> nn.Module | None:
 def _parametrize(name: str, layer: nn.Module, parametrization: nn.Module) -> None:
     if _parametrization(layer) is not None:
         raise ValueError(f"layer {name!r} has a gate or mask already; `strip` the network first.")
-    parametrization.train(layer.training)
     # `unsafe` skips a trial forward, which would draw a mask and so advance the generator.
     parametrize.register_parametrization(layer, "weight", parametrization, unsafe=True)

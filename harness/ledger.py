@@ -128,7 +128,7 @@ def _read(path: Path) -> Iterator[Record]:
     for number, line in enumerate(lines, 1):
         try:
             yield Record.from_json(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"{path} line {number} is not a record ({error}): restore the file from a backup, "
                 "or remove that line to compute its trial again"

@@ -60,7 +60,7 @@ class Descent:
     def step(self, loss: Tensor) -> None:
         """One update from a scalar loss; gradients of earlier steps never accumulate."""
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         self.schedule.step()
 

@@ -16,7 +16,7 @@ from harness import registry
 from harness.datasets import Recipe
 from harness.run import Run
 from harness.space import Range, Settings, build
-from harness.stages import StageKey, StageStore, stage_key
+from harness.stages import StageKey, StageStore, digest, stage_key
 from harness.training_set import Batch, TrainingSet, training_fingerprint
 
 
@@ -41,7 +41,13 @@ class _StandIn:
     def _end(self, *_: Any) -> NoReturn:
         raise _PlanEndsError
 
-    __getattr__ = __getitem__ = __iter__ = __or__ = __invert__ = __gt__ = __len__ = _end
+    # Python looks operators up on the class, so __getattr__ does not cover them.
+    __getattr__ = __getitem__ = __iter__ = __len__ = __contains__ = __array__ = _end
+    __bool__ = __int__ = __float__ = __index__ = __neg__ = __invert__ = _end
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _end  # type: ignore[assignment]
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _end
+    __rtruediv__ = __matmul__ = __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _end
+    __torch_function__ = classmethod(_end)
 
 
 class _PlannedSet(TrainingSet):
@@ -70,7 +76,8 @@ class _PlannedRun(Run):
         self.planned: list[PlannedStage] = []
 
     def stage(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        key = stage_key(function, [self._digest(a) for a in arguments], self.seed, self.device.type)
+        digests = [a.digest if isinstance(a, _StandIn) else digest(a) for a in arguments]
+        key = stage_key(function, digests, self.seed, self.device.type)
         self.planned.append(PlannedStage(function.__name__, key, self.store.holds(key)))
         return _StandIn(self._known_digest(key))
 
@@ -79,9 +86,6 @@ class _PlannedRun(Run):
 
     def conflicting(self) -> Tensor:
         raise _PlanEndsError
-
-    def _digest(self, argument: Any) -> str:
-        return argument.digest if isinstance(argument, _StandIn) else super()._digest(argument)
 
     def _known_digest(self, key: StageKey) -> str:
         """Of the stored result, so that keys downstream are the true ones; else a placeholder."""
@@ -118,8 +122,9 @@ def shared_stages(
     before = plan_of(base)
     causes: dict[str, list[str]] = {stage.name: [] for stage in before}
     for name, search in space.items():
-        moved = next(v for v in search.grid() if v != base[name])
-        for old, new in zip(before, plan_of(base | {name: moved}), strict=True):
-            if old.key.key != new.key.key:
-                causes[old.name].append(name)
+        moved = next((v for v in search.grid() if v != base[name]), base[name])
+        after = {stage.key.key for stage in plan_of(base | {name: moved})}
+        for stage in before:
+            if stage.key.key not in after and name not in causes[stage.name]:
+                causes[stage.name].append(name)
     return causes

@@ -28,7 +28,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
 from harness.ledger import Ledger, Record
-from harness.space import Choice, Integer, Log, Range, Settings, Uniform, unknown
+from harness.space import Choice, Integer, Log, Range, Scalar, Settings, Uniform, unknown
 from harness.study import Study, Work
 
 SEARCHERS: dict[str, Callable[[int], BaseSampler]] = {
@@ -71,15 +71,18 @@ class Proposals:
             direction="maximize", sampler=SEARCHERS[study.searcher](study.data_seed)
         )
         self._distributions = {n: distribution(r) for n, r in study.space.items()}
-        points = [{name: study.base[name] for name in study.space}]
-        if study.searcher == "grid":
-            points += _grid(study.space, seed=study.data_seed)
-        for point in points:
-            self._optuna.enqueue_trial(point)
+        base = {name: study.base[name] for name in study.space}
+        # Optuna takes no value outside of its range, such as no weight decay on a log scale.
+        self._base_is_in_space = all(_holds(r, base[n]) for n, r in study.space.items())
+        points = [base] if self._base_is_in_space else []
         self.trials = trials if study.space else 1
         if study.searcher == "grid":
-            self.trials = min(self.trials, len(points))
-        self._asked: list[optuna.Trial] = []
+            grid = [p for p in _grid(study.space, seed=study.data_seed) if p != base]
+            points += grid
+            self.trials = min(self.trials, 1 + len(grid))
+        for point in points:
+            self._optuna.enqueue_trial(point)
+        self._asked: list[optuna.Trial | None] = []  # None: the base setting outside of the space
         self._told = 0
         self._works: list[Work] = []
 
@@ -104,9 +107,10 @@ class Proposals:
 
     def _ask(self) -> list[Work]:
         number = len(self._asked)
-        trial = self._optuna.ask(self._distributions)
+        outside = number == 0 and not self._base_is_in_space
+        trial = None if outside else self._optuna.ask(self._distributions)
         self._asked.append(trial)
-        settings = self.study.base | trial.params
+        settings = self.study.base | (trial.params if trial else {})
         works = [
             Work(self.study.id, "search", number, seed, settings)
             for seed in self.study.search_seeds
@@ -132,7 +136,9 @@ class Proposals:
             self._told += 1
         return True
 
-    def _tell(self, trial: optuna.Trial, records: list[Record]) -> None:
+    def _tell(self, trial: optuna.Trial | None, records: list[Record]) -> None:
+        if trial is None:
+            return
         statuses = {record.status for record in records}
         if "failed" in statuses:
             self._optuna.tell(trial, state=TrialState.FAIL)
@@ -159,6 +165,12 @@ def distribution(search: Range) -> BaseDistribution:
             return IntDistribution(search.low, search.high)
         case Choice():
             return CategoricalDistribution(search.values)
+
+
+def _holds(search: Range, value: Scalar) -> bool:
+    if isinstance(search, Choice):
+        return value in search.values
+    return isinstance(value, int | float) and search.low <= value <= search.high
 
 
 def _grid(space: dict[str, Range], seed: int) -> list[Settings]:

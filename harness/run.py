@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from harness.stages import StageResult, StageStore, compute_stage, digest, stage_key
+from harness.stages import StageStore, compute_stage, digest, stage_key
 
 
 class StageUse(NamedTuple):
@@ -51,28 +51,38 @@ class Run:
         self._conflicting = conflicting
         self._uses_bias_labels = uses_bias_labels
         self._enter = enter
-        self._results: dict[int, tuple[StageResult, tuple[int, ...]]] = {}
 
     def stage(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Returns ``function(*arguments)``, computed at most once per store.
 
         The function must be module-level and is keyed by its source, the trial's seed and the
         content of its arguments: it cannot read a hyperparameter that is missing from its key.
-        Results must be tensors and plain data; treat them as read-only.
+        Results must be tensors and plain data.
 
         Raises:
             TypeError: The function or an argument cannot be part of a key.
+            ValueError: The function modified an argument in place, which reuse would not do.
             FloatingPointError: The result is not finite.
         """
         started = time.perf_counter()
-        key = stage_key(function, [self._digest(a) for a in arguments], self.seed, self.device.type)
+        digests = [digest(argument) for argument in arguments]
+        key = stage_key(function, digests, self.seed, self.device.type)
+
+        def compute() -> Any:
+            value = function(*arguments)
+            for position, argument in enumerate(arguments):
+                if digest(argument) != digests[position]:
+                    raise ValueError(
+                        f"stage {key.function} modified its argument {position} in place: copy it"
+                    )
+            return value
+
         self._enter(function.__name__)
         if self._store is None:
-            result = compute_stage(key, lambda: function(*arguments), self.device)
+            result = compute_stage(key, compute, self.device)
         else:
-            result = self._store.fetch(key, lambda: function(*arguments), self.device)
+            result = self._store.fetch(key, compute, self.device)
         self._enter("fit")
-        self._results[id(result.value)] = (result, _versions(result.value))
         self.stages.append(StageUse(function.__name__, key.key, result.seconds, result.reused))
         self.seconds_in_stages += time.perf_counter() - started
         return result.value
@@ -108,22 +118,3 @@ class Run:
         if not self._uses_bias_labels:
             raise PermissionError("bias labels are closed to a method that does not declare them")
         return self._conflicting.to(self.device)
-
-    def _digest(self, argument: Any) -> str:
-        """Content digest; that of an untouched stage result is known without reading it again."""
-        known = self._results.get(id(argument))
-        if known is not None and known[1] == _versions(argument):
-            return known[0].digest
-        return digest(argument)
-
-
-def _versions(value: Any) -> tuple[int, ...]:
-    """In-place modification counters of all tensors in a stage result."""
-    match value:
-        case Tensor():
-            return (value._version,)
-        case dict():
-            return tuple(v for item in value.values() for v in _versions(item))
-        case list() | tuple():
-            return tuple(v for item in value for v in _versions(item))
-    return ()

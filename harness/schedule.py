@@ -7,6 +7,7 @@ to compute is held back while there is something else to do, instead of waiting 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from harness.ledger import Ledger, Record
 from harness.plan import PlannedStage
@@ -15,8 +16,21 @@ from harness.stages import StageStore
 from harness.study import Study, Work
 
 
-class Agenda:
-    """The work of one study: its search, then the winner's confirm runs.
+class Agenda(Protocol):
+    """The work of one study, in order."""
+
+    study: Study
+    ledger: Ledger
+
+    def next(self) -> Work | Wait | None:
+        """The next piece of work; "wait" until results are in; None when all is given out."""
+
+    def progress(self) -> tuple[int, int]:
+        """Runs that are recorded, and runs in all."""
+
+
+class Sweep:
+    """An agenda: the search, then the winner's confirm runs.
 
     Args:
         study: The study.
@@ -33,7 +47,7 @@ class Agenda:
         self._confirm: list[Work] | None = None
 
     def next(self) -> Work | Wait | None:
-        """The next piece of work; "wait" until results are in; None when all is given out."""
+        """See :class:`Agenda`."""
         if self._confirm is None:
             work = self.search.next()
             if work is not None:
@@ -42,6 +56,15 @@ class Agenda:
                 return "wait"
             self._confirm = self._confirmations()
         return self._confirm.pop(0) if self._confirm else None
+
+    def progress(self) -> tuple[int, int]:
+        """See :class:`Agenda`; a confirm run of an earlier winner does not count."""
+        searches = self.search.trials * len(self.study.search_seeds)
+        searched = min(len(self.ledger.of("search")), searches)
+        winner = self.study.winner(self.ledger)
+        confirmed = {r.seed for r in self.ledger.of("confirm") if r.number == winner}
+        done = searched + len(confirmed & set(self.confirm_seeds))
+        return done, searches + len(self.confirm_seeds)
 
     def _confirmations(self) -> list[Work]:
         winner = self.study.winner(self.ledger)
@@ -53,6 +76,24 @@ class Agenda:
             Work(self.study.id, "confirm", winner, seed, settings) for seed in self.confirm_seeds
         ]
         return [work for work in works if work.key not in self.ledger.records]
+
+
+class SingleRun:
+    """An agenda: the study's base setting with one seed."""
+
+    def __init__(self, study: Study, ledger: Ledger, seed: int) -> None:
+        self.study, self.ledger = study, ledger
+        self.work = Work(study.id, "train", 0, seed, study.base)
+        self._given = self.work.key in ledger.records
+
+    def next(self) -> Work | None:
+        """See :class:`Agenda`."""
+        given, self._given = self._given, True
+        return None if given else self.work
+
+    def progress(self) -> tuple[int, int]:
+        """See :class:`Agenda`."""
+        return int(self.work.key in self.ledger.records), 1
 
 
 class Schedule:
@@ -91,6 +132,19 @@ class Schedule:
                 return work
         return "wait" if waiting else None
 
+    def has_work(self) -> bool:
+        """Whether anything is left to be given out, before anything is running."""
+        work = self.next()
+        if isinstance(work, Work):
+            del self.running[_name(work)]
+            self._next[work.study] = work
+        return work is not None
+
+    def remaining(self) -> int:
+        """Pieces of work that are not finished yet, running ones included."""
+        progress = [agenda.progress() for agenda in self.agendas.values()]
+        return sum(total - done for done, total in progress)
+
     def finished(self, study: str, record: Record) -> None:
         """Takes in the record of a piece of work; it is on disk when this returns."""
         self.agendas[study].ledger.append(record)
@@ -108,7 +162,9 @@ class Schedule:
 
     def _plan(self, work: Work) -> list[PlannedStage]:
         name = _name(work)
-        if name not in self._plans:
+        known = self._plans.get(name)
+        # A stage stored meanwhile tells the true keys of those downstream of it.
+        if known is None or any(not s.stored and self._stages.holds(s.key) for s in known):
             self._plans[name] = self._plan_of(work)
         return self._plans[name]
 

@@ -137,11 +137,8 @@ def parameters(cls: type, prefix: str = "") -> dict[str, Parameter]:
         name = prefix + field.name
         if dataclasses.is_dataclass(field.default):
             found |= parameters(type(field.default), name + ".")
-            for inner in dataclasses.fields(field.default):  # e.g. mining: Pretrain = Pretrain(…)
-                value = getattr(field.default, inner.name)
-                if not dataclasses.is_dataclass(value):
-                    key = f"{name}.{inner.name}"
-                    found[key] = found[key]._replace(default=value)
+            for key, value in flatten(field.default, name + ".").items():  # Training(beta2=0.99)
+                found[key] = found[key]._replace(default=value)
             continue
         meta = field.metadata
         default: Any = field.default
@@ -233,7 +230,10 @@ def _scalar(text: str) -> Scalar:
 
 def range_to_json(search: Range) -> dict[str, Any]:
     """A range as plain data, the inverse of :func:`range_from_json`."""
-    return {"kind": type(search).__name__.lower(), **dataclasses.asdict(search)}
+    data = dataclasses.asdict(search)
+    if isinstance(search, Uniform | Log):  # 0 and 0.0 are one range, in one spelling
+        data = {name: float(value) for name, value in data.items()}
+    return {"kind": type(search).__name__.lower(), **data}
 
 
 def range_from_json(data: Mapping[str, Any]) -> Range:
@@ -247,6 +247,10 @@ def range_from_json(data: Mapping[str, Any]) -> Range:
     kind = str(rest.pop("kind", "choice" if "values" in rest else "uniform"))
     if kind not in kinds:
         raise ValueError(unknown("kind of range", kind, kinds))
+    fields = [field.name for field in dataclasses.fields(kinds[kind])]
+    for name in rest:
+        if name not in fields:
+            raise ValueError(unknown(f"part of a {kind} range", name, fields))
     if "values" in rest:
         rest["values"] = tuple(rest["values"])
     try:

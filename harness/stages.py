@@ -10,23 +10,27 @@ from __future__ import annotations
 import ast
 import dataclasses
 import hashlib
-import importlib
+import importlib.util
 import inspect
 import io
 import json
+import math
 import os
+import random
 import shutil
 import sys
 import sysconfig
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
@@ -155,7 +159,7 @@ def source_digest(module: str) -> str:
             continue
         tree = ast.parse(inspect.getsource(importlib.import_module(name)))
         seen[name] = ast.unparse(_without_docstrings(tree))
-        queue += [n for n in _imports(tree) if _is_local(n)]
+        queue += [n for n in _imports(tree, name) if _is_local(n)]
     return _sha256(json.dumps(seen, sort_keys=True))
 
 
@@ -174,13 +178,17 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def _imports(tree: ast.Module) -> list[str]:
+def _imports(tree: ast.Module, module: str) -> list[str]:
+    package = sys.modules[module].__package__
     names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            origin = "." * node.level + (node.module or "")
+            if node.level:
+                origin = importlib.util.resolve_name(origin, package)
+            names += [origin, *(f"{origin}.{alias.name}" for alias in node.names)]
     return names
 
 
@@ -234,11 +242,11 @@ class StageStore:
             if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
                 raise ValueError("its bytes differ from its manifest")
             value = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            return StageResult(value, key.key, manifest["digest"], manifest["seconds"], reused=True)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             warnings.warn(f"stage artifact {folder} is computed again: {error}", stacklevel=3)
             shutil.rmtree(folder, ignore_errors=True)
             return None
-        return StageResult(value, key.key, manifest["digest"], manifest["seconds"], reused=True)
 
     def _write(
         self, key: StageKey, compute: Callable[[], Any], device: torch.device
@@ -269,27 +277,46 @@ class StageStore:
 def compute_stage(key: StageKey, compute: Callable[[], Any], device: torch.device) -> StageResult:
     """Runs a stage in its own random stream; a reused result is bit-identical to this one."""
     started = time.perf_counter()
-    with torch.random.fork_rng():
-        torch.manual_seed(key.rng_seed)
+    with _random_stream(key.rng_seed):
         value = compute()
     seconds = time.perf_counter() - started
     value = _portable(value, device, key.function)
     return StageResult(value, key.key, digest(value), seconds, reused=False)
 
 
+@contextmanager
+def _random_stream(seed: int) -> Iterator[None]:
+    """Seeds all generators, and gives them back as they were found."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
 def _portable(value: Any, device: torch.device, stage: str, path: str = "value") -> Any:
     """Detached, contiguous copies on `device`: what comes back equals what was computed.
 
     Raises:
-        FloatingPointError: A tensor holds NaN or infinity.
+        FloatingPointError: Something in it is NaN or infinite.
         TypeError: Something in it could not be read back without running code.
     """
     match value:
         case Tensor():
             if value.is_floating_point() and not value.isfinite().all():
                 raise FloatingPointError(f"stage {stage} returned non-finite numbers in {path!r}")
-            return value.detach().to(device).contiguous()
-        case None | bool() | int() | float() | str():
+            # A copy, for a result read from disk shares no memory with anything either.
+            return value.detach().to(device, copy=True, memory_format=torch.contiguous_format)
+        case float() if not math.isfinite(value):
+            raise FloatingPointError(f"stage {stage} returned {value} in {path!r}")
+        case None:
+            return None
+        case _ if type(value) in (bool, int, float, str):  # not numpy's subclasses of them
             return value
         case dict() if all(isinstance(name, str) for name in value):
             return {n: _portable(v, device, stage, n) for n, v in value.items()}

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -67,12 +68,11 @@ class Study:
     space: dict[str, Range]
     code: str
     aligned: list[list[bool]]
-    primary_metric: str
 
     @cached_property
     def id(self) -> str:
         """Readable name with a digest of all fields; names the study's folder."""
-        text = json.dumps(self._to_json(), sort_keys=True)
+        text = json.dumps(self.to_json(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{self.dataset}-{self.ratio:g}-{self.method}-{self.preset}-{digest}"
 
@@ -105,7 +105,8 @@ class Study:
         confirm = records.of("confirm")
         return [r for r in confirm if r.number == winner and r.status == "finished"]
 
-    def _to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
+        """All fields as plain data."""
         # Plain comprehension: dataclasses.asdict would turn the ranges into dicts without kind.
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return data | {"space": {n: range_to_json(r) for n, r in self.space.items()}}
@@ -126,6 +127,14 @@ class Store:
         """Everything one study keeps."""
         return self.root / "studies" / study
 
+    def checkpoint(self, study: str, key: str) -> Path:
+        """Final network of a confirm or train run."""
+        return self.folder(study) / "checkpoints" / f"{key.replace('/', '-')}.pt"
+
+    def progress_file(self, study: str, key: str) -> Path:
+        """Where running work says how far it is."""
+        return self.folder(study) / "progress" / f"{key.replace('/', '-')}.json"
+
     def ledger(self, study: str) -> Ledger:
         """The study's records as they are on disk now."""
         return Ledger(self.folder(study) / "ledger.jsonl")
@@ -145,47 +154,40 @@ class Store:
         Raises:
             ValueError: It was written by a newer version, or is not readable.
         """
-        path = self.folder(study) / "study.json"
-        try:
-            data = json.loads(path.read_text())
-            written = int(data["version"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"cannot read {path}: {error}") from None
-        if written > ledger.VERSION:
-            raise ValueError(
-                f"{path} has store version {written}, newer than this harness reads "
-                f"({ledger.VERSION}): upgrade the harness or name another --store"
-            )
-        fields = data["study"]
+        fields = self._read(study)["study"]
         fields["space"] = {n: range_from_json(r) for n, r in fields["space"].items()}
         fields["search_seeds"] = tuple(fields["search_seeds"])
         return Study(**fields)
 
     def environment(self, study: str) -> dict[str, str]:
-        """Package versions, platform and git commit of when the study began."""
-        data = json.loads((self.folder(study) / "study.json").read_text())
-        return dict(data["environment"])
+        """When the study began, and with which packages, platform and git commit."""
+        return dict(self._read(study)["environment"])
 
-    def create(self, study: Study) -> None:
+    def lookahead(self, study: str) -> int:
+        """How many of the newest results the study's proposals do without, fixed when it began."""
+        return int(self._read(study)["lookahead"])
+
+    def create(self, study: Study, lookahead: int) -> None:
         """Writes a study's definition if it is not there yet.
 
         Raises:
-            ValueError: The store cannot be written.
+            ValueError: The store cannot be written, or the study is of a newer version.
         """
-        folder = self.folder(study.id)
-        path = folder / "study.json"
+        path = self.folder(study.id) / "study.json"
         if path.exists():
             self.open(study.id)
             return
-        text = json.dumps(
-            {"version": ledger.VERSION, "study": study._to_json(), "environment": environment()},
-            indent=1,
-        )
+        definition = {
+            "version": ledger.VERSION,
+            "study": study.to_json(),
+            "lookahead": lookahead,
+            "environment": environment(),
+        }
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part")
             with part.open("w") as file:
-                file.write(text)
+                json.dump(definition, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
             part.rename(path)
@@ -194,9 +196,23 @@ class Store:
                 f"cannot write the store {self.root}: {error.strerror}; name another --store"
             ) from None
 
+    def _read(self, study: str) -> dict[str, Any]:
+        path = self.folder(study) / "study.json"
+        try:
+            data: dict[str, Any] = json.loads(path.read_text())
+            written = int(data["version"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"cannot read {path}: {error}") from None
+        if written > ledger.VERSION:
+            raise ValueError(
+                f"{path} has store version {written}, newer than this harness reads "
+                f"({ledger.VERSION}): upgrade the harness or name another --store"
+            )
+        return data
+
 
 def environment() -> dict[str, str]:
-    """What the numbers were computed with."""
+    """What a study's numbers are computed with, and when it began."""
     packages = ("torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "debias-harness")
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"],
@@ -206,6 +222,7 @@ def environment() -> dict[str, str]:
         check=False,
     ).stdout.strip()
     return {
+        "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": str(os.cpu_count()),

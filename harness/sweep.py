@@ -67,9 +67,9 @@ class Site:
 def run_inline(schedule: Schedule, site: Site, listener: Listener) -> None:
     """Runs all work in this process, one piece after the other."""
     while isinstance(work := schedule.next(), Work):
-        study = schedule.agendas[work.study].study
+        study = site.store.open(work.study)
         listener.started(work)
-        progress = ProgressFile(site.store.folder(work.study) / "progress", work)
+        progress = ProgressFile(site.store.progress_file(work.study, work.key))
         record = run_work(
             study,
             work,
@@ -175,7 +175,7 @@ def _train(config: dict[str, Any], root: Path, data_root: Path) -> None:
     work = Work(**config["work"])
     store = Store(root)
     study = store.open(work.study)
-    progress = ProgressFile(store.folder(work.study) / "progress", work)
+    progress = ProgressFile(store.progress_file(work.study, work.key))
 
     def report(record: Record) -> None:
         value = study.value(record) if record.looks else math.nan

@@ -55,8 +55,14 @@ def run_work(
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     record = Record(work.role, work.number, work.seed, work.settings, "stopped", started=started)
+
+    def note(looked: Record) -> None:
+        nonlocal record
+        record = looked
+        report(looked)
+
     try:
-        return _fit(study, work, record, store, data_root, report, progress, share_stages)
+        return _fit(study, work, record, store, data_root, note, progress, share_stages)
     except Exception as error:  # a failed trial is a result, whatever its method raised
         reason = f"{study.method}: {type(error).__name__}: {error}"
         return dataclasses.replace(
@@ -88,7 +94,8 @@ def _fit(
 
     def observe(step: int, steps: int) -> None:
         nonlocal done
-        done = step
+        if stage == "fit":  # a reused stage takes no steps here, so none counts
+            done = step
         progress(stage, step, steps)
 
     train = TrainingSet(dataset, device, observe)
@@ -108,14 +115,14 @@ def _fit(
     while (latest := clock.time(lambda: next(classifiers, None))) is not None:
         model = latest
         tables = _evaluate(model, dataset, VALIDATION)
-        totals |= {split: t.total.tolist() for split, t in tables.items()}
+        totals = {split: t.total.tolist() for split, t in tables.items()}
         correct = {split: t.correct.tolist() for split, t in tables.items()}
         looks.append(Look(done, clock.seconds, correct))
         record = dataclasses.replace(
             record,
-            looks=looks,
+            looks=[*looks],
             total=totals,
-            metrics=run.metrics,
+            metrics=dict(run.metrics),
             stages=[use._asdict() for use in run.stages],
             seconds=clock.seconds,
             uses_bias_labels=method.uses_bias_labels,
@@ -125,10 +132,13 @@ def _fit(
         raise RuntimeError("fit() yielded no classifier")
     if work.role != "search":
         test = _evaluate(model, dataset, ("test",))["test"]
-        totals["test"] = test.total.tolist()
-        looks[-1].correct["test"] = test.correct.tolist()
-        _keep_checkpoint(model, store.folder(study.id) / "checkpoints", work)
-    return dataclasses.replace(record, status="finished", looks=looks, total=totals)
+        totals = totals | {"test": test.total.tolist()}
+        correct = looks[-1].correct | {"test": test.correct.tolist()}
+        looks[-1] = dataclasses.replace(looks[-1], correct=correct)
+        _keep_checkpoint(model, store.checkpoint(study.id, work.key))
+    return dataclasses.replace(
+        record, status="finished", looks=looks, total=totals, metrics=run.metrics
+    )
 
 
 class _Clock:
@@ -177,9 +187,8 @@ def _evaluate(
         }
 
 
-def _keep_checkpoint(model: nn.Module, folder: Path, work: Work) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{work.role}-{work.number}-{work.seed}.pt"
+def _keep_checkpoint(model: nn.Module, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save({name: value.cpu() for name, value in model.state_dict().items()}, part)
     part.rename(path)
@@ -188,10 +197,10 @@ def _keep_checkpoint(model: nn.Module, folder: Path, work: Work) -> None:
 class ProgressFile:
     """Tells another process how far this one is, by a small file rewritten once a second."""
 
-    def __init__(self, folder: Path, work: Work) -> None:
-        self.path = folder / f"{work.role}-{work.number}-{work.seed}.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.stage, self.began, self.written = "", 0.0, 0.0
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Notes a step; cheap enough to be called at every one."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import nn
 
 from harness import Method, Run, TrainingSet, tunable
@@ -23,8 +23,10 @@ from harness.space import Log
 class ErmTraining(Training):
     """ERM has one phase, so its learning rate and weight decay are searched by default."""
 
-    lr: float = tunable(1e-3, "Learning rate.", Log(1e-4, 1e-1))
-    weight_decay: float = tunable(0.0, "L2 penalty on all weights.", Log(1e-6, 1e-2))
+    lr: PositiveFloat = tunable(1e-3, "Learning rate.", Log(1e-4, 1e-1))
+    weight_decay: NonNegativeFloat = tunable(
+        0.0, "L2 penalty on all weights.", Log(1e-6, 1e-2)
+    )
     eval_every: PositiveInt = tunable(500, "Steps between looks at the classifier.")
 
 

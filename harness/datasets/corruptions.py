@@ -6,18 +6,18 @@ computed in float64 and, as in the reference data, cast to uint8 by truncation.
 
 Departures: the motion blur of snow follows ImageMagick's documentation, not its code, and elastic
 sampling is exact where OpenCV rounds coordinates to 1/32 pixel; both agree with the reference only
-approximately. Spatter has columns 4 and 5 (mud) only: no public description of water suffices.
+approximately. Spatter has columns 4 and 5 (mud); the water of columns 1 to 3 is not implemented.
 """
 
 import io
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage  # type: ignore[import-untyped]
+from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
 
 from harness.datasets.imaging import (
     SIZE,
@@ -153,7 +153,7 @@ def elastic(images: Bytes, column: int, rngs: Generators) -> Bytes:
     origins = (targets @ inverse).reshape(-1, SIZE, SIZE, 2)  # (N, 32, 32, (x, y))
     x = sample(images / 255, origins[..., 1], origins[..., 0], mirror)
     shift = strength * _blur(field.reshape(-1, SIZE, SIZE), sigma, "reflect", truncate=3)
-    shift = shift.reshape(-1, 2, SIZE, SIZE)
+    shift = shift.reshape(-1, 2, SIZE, SIZE)  # (N, (x, y), 32, 32)
     return _to_bytes(sample(x, rows + shift[:, 1], cols + shift[:, 0], reflect))
 
 
@@ -216,7 +216,9 @@ def _normal(rngs: Generators, loc: float, scale: float) -> Floats:
     return np.stack([rng.normal(loc, scale, (SIZE, SIZE)) for rng in rngs])
 
 
-def _blur(layers: Floats, sigma: float, mode: str, truncate: float = 4) -> Floats:
+def _blur(
+    layers: Floats, sigma: float, mode: Literal["reflect", "nearest"], truncate: float = 4
+) -> Floats:
     """Applies a Gaussian to each of (N, H, W) layers."""
     blurred: Floats = ndimage.gaussian_filter(
         layers, sigma, mode=mode, truncate=truncate, axes=(1, 2)

@@ -83,6 +83,19 @@ class Recipe:
     primary_metric: str = "unbiased_accuracy"
     aligned: tuple[tuple[bool, ...], ...] = ()
 
+    def check_ratio(self, ratio: float) -> None:
+        """Refuses a conflict ratio outside (0, 100] percent.
+
+        Raises:
+            ValueError: With the value and the published ratios.
+        """
+        if not 0 < ratio <= 100:
+            published = ", ".join(f"{each:g}" for each in self.ratios)
+            raise ValueError(
+                f"conflict ratio must lie in (0, 100] percent, but got {ratio}. "
+                f"Published for {self.name}: {published}."
+            )
+
     def aligned_table(self) -> NDArray[np.bool_]:
         """Returns which cells are bias-aligned, (num_classes, num_attributes)."""
         if self.aligned:

@@ -109,12 +109,7 @@ _OPENED: dict[Path, BiasedDataset] = {}
 
 
 def _folder(recipe: Recipe, root: Path, ratio: float, seed: int) -> Path:
-    if not 0 < ratio <= 100:
-        published = ", ".join(f"{each:g}" for each in recipe.ratios)
-        raise ValueError(
-            f"conflict ratio must lie in (0, 100] percent, but got {ratio}. "
-            f"Published for {recipe.name}: {published}."
-        )
+    recipe.check_ratio(ratio)
     percent = repr(float(ratio)).removesuffix(".0")
     key = f"ratio={percent},seed={seed},v{recipe.version}"
     return root.expanduser().resolve() / "arrays" / recipe.name / key
@@ -123,7 +118,7 @@ def _folder(recipe: Recipe, root: Path, ratio: float, seed: int) -> Path:
 def _manifest(folder: Path) -> Manifest | None:
     try:
         return cast(Manifest, json.loads((folder / MANIFEST).read_text()))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
 

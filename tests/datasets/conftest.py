@@ -8,10 +8,6 @@ from harness.datasets import default_root, sources
 from harness.datasets.recipe import silent
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "realdata: needs raw files, fetched once into HARNESS_DATA")
-
-
 @pytest.fixture(scope="session")
 def cifar10() -> sources.Labelled:
     return sources.cifar10(default_root(), silent)

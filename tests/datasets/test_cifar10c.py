@@ -87,9 +87,9 @@ def test_frost_reproduces_the_published_sample(cifar10, frost_photos):
 
 
 @pytest.mark.realdata
-def test_the_strongest_contrast_leaves_38_levels(cifar10):
+def test_the_strongest_contrast_leaves_little(cifar10):
     tiles = contrast(cifar10.train_images[:500].transpose(0, 2, 3, 1), 5, []).astype(int)
-    assert np.ptp(tiles, axis=(1, 2)).max() <= 38
+    assert np.ptp(tiles, axis=(1, 2)).max() <= 39  # ceil(.15 * 255)
 
 
 @pytest.mark.realdata

@@ -67,4 +67,4 @@ def test_arrays_are_the_same_as_ever(builds):
     # Numbers in published results depend on these. If this fails, raise the recipe's version.
     train = builds[1]["train"]
     digest = hashlib.sha256(train.ids.tobytes() + train.attributes.tobytes()).hexdigest()
-    assert digest == "GOLDEN"
+    assert digest == "040d0bad858efe91f46157561d61eead6d0f53d51142ca381e7a207d9b7e4977"

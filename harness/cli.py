@@ -1,0 +1,249 @@
+"""The command line: options and their documentation. What they do is in `harness.commands`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Sweep, confirm and rank debiasing methods for image classifiers.",
+)
+data = typer.Typer(no_args_is_help=True, help="Build data sets.")
+app.add_typer(data, name="data")
+
+Methods = Annotated[list[str], typer.Option("--method", help="Method; repeat for several.")]
+Datasets = Annotated[list[str], typer.Option("--dataset", help="Data set; repeat for several.")]
+Ratios = Annotated[
+    list[float] | None,
+    typer.Option("--ratio", help="Conflicting share in percent; repeat for several.  [default: 1]"),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE: a hyperparameter, no longer searched."),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        help="paper: the authors' schedule; quick: one for two CPU cores.  "
+        "[default: paper with an accelerator, else quick]"
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu or cuda.  [default: cuda where there is one]")
+]
+StorePath = Annotated[Path, typer.Option("--store", help="Folder of results.")]
+DataPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root", help="Folder of data sets.  [default: $HARNESS_DATA, ~/.cache/harness-data]"
+    ),
+]
+DataSeed = Annotated[int, typer.Option(help="Seed that the biased data set is drawn with.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(help="MLflow tracking server.  [default: a database in the store]"),
+]
+STORE = Path("harness-store")
+
+
+@app.command()
+def sweep(
+    method: Methods,
+    dataset: Datasets,
+    ratio: Ratios = None,
+    preset: Preset = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Settings to try.  [default: by preset]")
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Fresh seeds the winner is confirmed on.  [default: by preset]"),
+    ] = None,
+    search_seeds: Annotated[int, typer.Option(min=1, help="Seeds every trial is run with.")] = 1,
+    searcher: Annotated[str, typer.Option(help="tpe, random, grid or cmaes.")] = "tpe",
+    scheduler: Annotated[
+        str, typer.Option(help="none, or asha: stop trials that fall behind.")
+    ] = "none",
+    select: Annotated[str, typer.Option(help="Rule that chooses the winner.")] = "unbiased",
+    set_: Sets = None,
+    fix: Annotated[
+        list[str] | None, typer.Option(help="NAME: keep at the preset's value, do not search.")
+    ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME or NAME=RANGE: also search this; RANGE is low:high, log:low:high, "
+            "int:low:high or a,b,c."
+        ),
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option(help="TOML file of ranges, instead of the default space.")
+    ] = None,
+    budget_hours: Annotated[
+        float | None, typer.Option(min=0, help="Propose no new trial after this many hours.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once.  [default: cores, or 2 per GPU]")
+    ] = None,
+    address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None,
+    device: Device = None,
+    data_seed: DataSeed = 0,
+    store: StorePath = STORE,
+    data_root: DataPath = None,
+    tracking_uri: TrackingUri = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget what these studies have so far.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say the plan; train nothing.")
+    ] = False,
+) -> int:
+    """Search each method's hyperparameters on each data set, confirm the winner, rank.
+
+    The same command continues where an interrupted one stopped; more --trials extend it.
+    """
+    from harness import commands
+    from harness.compose import Choice
+    from harness.study import Store
+
+    choice = Choice(
+        methods=method, datasets=dataset, ratios=ratio or [1.0], preset=preset, device=device,
+        set=set_ or [], fix=fix or [], search=search or [], space=space, searcher=searcher,
+        scheduler=scheduler, select=select, search_seeds=search_seeds, data_seed=data_seed,
+    )  # fmt: skip
+    return commands.sweep(
+        choice, Store(store), data_root, trials, seeds, budget_hours, concurrency, address,
+        tracking_uri, fresh, dry_run,
+    )  # fmt: skip
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Option(help="Method.")],
+    dataset: Annotated[str, typer.Option(help="Data set.")],
+    ratio: Annotated[float, typer.Option(help="Conflicting share in percent.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    preset: Preset = None,
+    set_: Sets = None,
+    device: Device = None,
+    data_seed: DataSeed = 0,
+    store: StorePath = STORE,
+    data_root: DataPath = None,
+    tracking_uri: TrackingUri = None,
+) -> int:
+    """Train one setting with one seed, without a search, and test it."""
+    from harness import commands
+    from harness.compose import Choice
+    from harness.study import Store
+
+    choice = Choice(
+        methods=[method], datasets=[dataset], ratios=[ratio], preset=preset, device=device,
+        set=set_ or [], data_seed=data_seed,
+    )  # fmt: skip
+    return commands.train(choice, Store(store), data_root, seed, tracking_uri)
+
+
+@app.command()
+def leaderboard(
+    format_: Annotated[str, typer.Option("--format", help="table, markdown or csv.")] = "table",
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Only this data set; repeat for several.")
+    ] = None,
+    store: StorePath = STORE,
+) -> None:
+    """Rank the confirmed results in the store."""
+    from harness import commands
+    from harness.study import Store
+
+    commands.leaderboard(Store(store), format_, dataset)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method, for its hyperparameters.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Show the published settings for this data set only.")
+    ] = None,
+) -> None:
+    """List the methods, or the hyperparameters of one."""
+    from harness import commands
+
+    commands.methods(name, dataset)
+
+
+@app.command()
+def datasets(
+    name: Annotated[str | None, typer.Argument(help="A data set, for its card.")] = None,
+    ratio: Annotated[float, typer.Option(help="Conflicting share in percent.")] = 1.0,
+    data_seed: DataSeed = 0,
+    data_root: DataPath = None,
+) -> None:
+    """List the data sets, or the card of one: sizes, groups, source, whether it is on disk."""
+    from harness import commands
+
+    commands.datasets_(name, ratio, data_seed, data_root)
+
+
+@data.command()
+def prepare(
+    name: Annotated[str, typer.Argument(help="Data set.")],
+    ratio: Annotated[float, typer.Option(help="Conflicting share in percent.")] = 1.0,
+    data_seed: DataSeed = 0,
+    data_root: DataPath = None,
+) -> None:
+    """Fetch the raw files and build the arrays, once."""
+    from harness import commands
+
+    commands.prepare(name, ratio, data_seed, data_root)
+
+
+@app.command()
+def sync(store: StorePath = STORE, tracking_uri: TrackingUri = None) -> int:
+    """Write to MLflow what it lacks of the store."""
+    from harness import commands
+    from harness.study import Store
+
+    return commands.sync(Store(store), tracking_uri)
+
+
+@app.command()
+def ui(
+    store: StorePath = STORE,
+    tracking_uri: TrackingUri = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+) -> int:
+    """Open the MLflow UI on the store, on this machine only."""
+    from harness import commands
+    from harness.study import Store
+
+    return commands.ui(Store(store), tracking_uri, port)
+
+
+def main() -> None:
+    """Runs the command line; a wrong input is one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except TyperException as error:
+        _fail(error.format_message(), error.exit_code)
+    except ValueError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command continues", 130)
+    except BrokenPipeError:  # e.g. `harness leaderboard | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(message if message.startswith("Usage") else f"error: {message}", file=sys.stderr)
+    sys.exit(code)

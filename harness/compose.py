@@ -1,0 +1,229 @@
+"""From what was typed to studies: settings, search space and everything that names a study."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import datasets, registry
+from harness.method import Method
+from harness.presets import Preset, choose_preset
+from harness.proposals import SEARCHERS
+from harness.selection import DEFAULT_RULE, RULES
+from harness.space import (
+    Parameter,
+    Range,
+    Settings,
+    build,
+    flatten,
+    parameters,
+    parse_range,
+    range_from_json,
+    unknown,
+)
+from harness.stages import source_digest
+from harness.study import Study
+
+SCHEDULERS = ("none", "asha")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to be trained, as typed on the command line."""
+
+    methods: list[str]
+    datasets: list[str]
+    ratios: list[float]
+    preset: str | None = None
+    device: str | None = None
+    set: list[str] = field(default_factory=list)
+    fix: list[str] = field(default_factory=list)
+    search: list[str] = field(default_factory=list)
+    space: Path | None = None
+    searcher: str = "tpe"
+    scheduler: str = "none"
+    select: str = DEFAULT_RULE
+    search_seeds: int = 1
+    data_seed: int = 0
+
+
+@dataclass(frozen=True)
+class Composition:
+    """The studies of a command and the conditions they share."""
+
+    studies: list[Study]
+    preset: Preset
+    reason: str
+    device: str
+
+
+def compose(choice: Choice, searched: bool = True) -> Composition:
+    """Validates a choice and turns it into studies, one per data set, ratio and method.
+
+    Args:
+        choice: What was typed.
+        searched: False for a single run: the search space is empty.
+
+    Raises:
+        ValueError: Something typed does not exist or does not fit; says what, and what would.
+    """
+    device = _device(choice.device)
+    preset, reason = choose_preset(choice.preset, device)
+    for kind, name, known in (
+        ("searcher", choice.searcher, SEARCHERS),
+        ("scheduler", choice.scheduler, SCHEDULERS),
+        ("selection rule", choice.select, RULES),
+    ):
+        if name not in known:
+            raise ValueError(unknown(kind, name, known))
+    if choice.scheduler == "asha" and choice.search_seeds > 1:
+        raise ValueError(
+            f"--scheduler asha compares single runs, but --search-seeds {choice.search_seeds}: "
+            "use one search seed"
+        )
+    methods = {name: registry.load(name) for name in dict.fromkeys(choice.methods)}
+    for name in choice.datasets:
+        datasets.get(name)
+    typed = _Typed(choice, [parameters(method) for method in methods.values()])
+    combinations = itertools.product(
+        dict.fromkeys(choice.datasets), dict.fromkeys(choice.ratios), methods.items()
+    )
+    studies = []
+    for dataset, ratio, (name, method) in combinations:
+        base = _base_settings(method, name, preset.name, dataset, ratio, typed.values)
+        space = typed.space(method, registry.search_space(name, dataset)) if searched else {}
+        _check_space(method, base, space)
+        recipe = datasets.get(dataset)
+        recipe.check_ratio(ratio)
+        studies.append(
+            Study(
+                method=name,
+                dataset=dataset,
+                ratio=ratio,
+                preset=preset.name,
+                data_seed=choice.data_seed,
+                device=device,
+                searcher=choice.searcher,
+                scheduler=choice.scheduler,
+                select=choice.select,
+                search_seeds=tuple(range(choice.search_seeds)),
+                base=base,
+                space=space,
+                code=source_digest(method.__module__),
+                aligned=recipe.aligned_table().tolist(),
+            )
+        )
+    return Composition(studies, preset, reason, device)
+
+
+def _device(name: str | None) -> str:
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise ValueError(unknown("device", name, ("cpu", "cuda")))
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but torch finds no CUDA device: use --device cpu")
+    return name
+
+
+def _base_settings(
+    method: type[Method],
+    name: str,
+    preset: str,
+    dataset: str,
+    ratio: float,
+    typed: Mapping[str, str],
+) -> Settings:
+    """Defaults, then the preset's backbone and schedule, then what was typed."""
+    known = parameters(method)
+    arch, weights = datasets.get(dataset).backbones[preset]
+    backbone: Settings = {"backbone.arch": arch, "backbone.weights": weights}
+    settings: dict[str, object] = {n: v for n, v in backbone.items() if n in known}
+    settings |= registry.preset_settings(name, preset, dataset, ratio)
+    settings |= {n: v for n, v in typed.items() if n in known}
+    return flatten(build(method, settings))
+
+
+def _check_space(method: type[Method], base: Settings, space: Mapping[str, Range]) -> None:
+    """Refuses a range that holds values the method does not take, before anything is trained."""
+    for name, search in space.items():
+        for value in search.grid():
+            build(method, base | {name: value})
+
+
+class _Typed:
+    """The hyperparameters and ranges typed for all methods of a command.
+
+    A name applies to every method that has it; one that no method has is an error.
+    """
+
+    def __init__(self, choice: Choice, known: list[dict[str, Parameter]]) -> None:
+        self.known: set[str] = set().union(*known)
+        self.values = dict(self._pairs("--set", choice.set))
+        self.fixed = set(self._checked(choice.fix)) | set(self.values)
+        self.ranges = dict(self._searches(choice.search))
+        self.file = _read_space(choice.space) if choice.space else None
+        self._checked(self.file or ())
+
+    def space(self, method: type[Method], default: dict[str, Range]) -> dict[str, Range]:
+        """The search space of one method."""
+        known = parameters(method)
+        space = dict(default if self.file is None else self.file)
+        for name, typed in self.ranges.items():
+            if name not in known:
+                continue
+            search = typed or known[name].search
+            if search is None:
+                raise ValueError(f"{name} has no range of its own: write --search {name}=low:high")
+            space[name] = search
+        return {n: r for n, r in space.items() if n in known and n not in self.fixed}
+
+    def _pairs(self, option: str, texts: list[str]) -> Iterator[tuple[str, str]]:
+        for text in texts:
+            name, separator, value = text.partition("=")
+            if not separator:
+                raise ValueError(f"{option} {text!r}: write {option} NAME=VALUE")
+            yield self._checked([name])[0], value
+
+    def _searches(self, texts: list[str]) -> Iterator[tuple[str, Range | None]]:
+        for text in texts:
+            name, separator, search = text.partition("=")
+            yield self._checked([name])[0], parse_range(search) if separator else None
+
+    def _checked(self, names: Iterable[str]) -> list[str]:
+        for name in names:
+            if name not in self.known:
+                raise ValueError(unknown("hyperparameter", name, self.known))
+        return list(names)
+
+
+def _read_space(path: Path) -> dict[str, Range]:
+    """Ranges by dotted name from a TOML file: ``lr = {kind = "log", low = 1e-4, high = 1e-1}``."""
+    try:
+        with path.open("rb") as file:
+            data = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"cannot read the space file {path}: {error}") from None
+    try:
+        return dict(_ranges_in(data, ""))
+    except ValueError as error:
+        raise ValueError(f"space file {path}: {error}") from None
+
+
+def _ranges_in(data: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Range]]:
+    for name, value in data.items():
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{prefix}{name} = {value!r} is no range; write {{low = …, high = …}} or "
+                "{values = […]}"
+            )
+        if value.keys() & {"low", "high", "values", "kind"}:
+            yield prefix + name, range_from_json(value)
+        else:
+            yield from _ranges_in(value, f"{prefix}{name}.")

@@ -1,0 +1,275 @@
+"""MLflow as a view of the ledgers, kept up to date beside a sweep. The only file that imports it.
+
+One thread of the driver writes; workers never do. What cannot be written now is written later: each
+pass compares the ledger with what MLflow has, so a sweep, `harness sync` or the next sweep catches
+up, and nothing is there twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.ledger import Record
+from harness.study import Store, Study, Work
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "debias-harness"
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    # Without this the server starts seven job consumers of 240 MB each that outlive it.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
+BATCH = 1000  # metrics per request, MLflow's limit
+
+
+def local_uri(store: Store) -> str:
+    """The tracking database inside a store."""
+    return f"sqlite:///{store.root.resolve() / 'mlflow.db'}"
+
+
+@dataclass(frozen=True)
+class _Session:
+    client: MlflowClient
+    experiment: str
+
+
+def _connect(uri: str, store: Store) -> _Session:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for logger in ("alembic", "mlflow.store"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    store.root.mkdir(parents=True, exist_ok=True)
+    with (store.root / "mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes must not create the schema at once
+        client = MlflowClient(uri)
+        found = client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            local = uri.startswith("sqlite:")
+            folder = (store.root / "mlflow-artifacts").resolve().as_uri() if local else None
+            experiment = client.create_experiment(EXPERIMENT, artifact_location=folder)
+        else:
+            experiment = found.experiment_id
+        if uri.startswith("sqlite:///"):
+            with sqlite3.connect(uri.removeprefix("sqlite:///")) as database:
+                database.execute("PRAGMA journal_mode=WAL")  # readers do not block the writer
+    return _Session(client, str(experiment))
+
+
+class Tracker:
+    """A listener that keeps MLflow in step with the ledgers, in a thread of its own.
+
+    Args:
+        store: Where the ledgers are.
+        uri: A tracking server or database.
+        studies: The studies to follow.
+
+    Raises:
+        ValueError: The tracking server does not answer.
+    """
+
+    def __init__(self, store: Store, uri: str, studies: list[Study]) -> None:
+        self.store, self.uri, self.studies = store, uri, studies
+        self.trouble = ""
+        try:
+            self._session = _connect(uri, store)
+        except Exception as error:  # MLflow, SQLAlchemy and requests raise unrelated types
+            raise ValueError(f"tracking at {uri} does not answer: {_line(error)}") from None
+        self._changed = threading.Event()
+        self._closing = False
+        self._leaderboard = ""
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def started(self, work: Work) -> None:
+        """Nothing to write yet."""
+
+    def looked(self, work: Work, record: Record) -> None:
+        """Nothing to write yet: a run is written whole when it is finished."""
+
+    def finished(self, work: Work, record: Record) -> None:
+        """Wakes the writer."""
+        self._changed.set()
+
+    def close(self, leaderboard: str = "", patience: float = 60.0) -> str:
+        """Writes what is left and attaches the leaderboard to each study.
+
+        Args:
+            leaderboard: Markdown text.
+            patience: Seconds to wait for a slow server.
+
+        Returns:
+            What could not be written and why; empty if all was.
+        """
+        self._leaderboard = leaderboard
+        self._closing = True
+        self._changed.set()
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            return f"tracking at {self.uri} is slow; `harness sync` writes what is missing"
+        if self.trouble:
+            return f"tracking at {self.uri}: {self.trouble}; `harness sync` catches up"
+        return ""
+
+    def _follow(self) -> None:
+        while True:
+            self._changed.wait()
+            self._changed.clear()
+            closing = self._closing
+            self.trouble = ""
+            try:
+                for study in self.studies:
+                    root = _sync(self._session, self.store, study)
+                    if closing:
+                        client = self._session.client
+                        if self._leaderboard:
+                            client.log_text(root, self._leaderboard, "leaderboard.md")
+                        client.set_terminated(root)
+            except Exception as error:  # a tracking failure must not touch the sweep
+                self.trouble = _line(error)
+            if closing:
+                return
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
+def _sync(session: _Session, store: Store, study: Study) -> str:
+    """Writes the study and those of its records that MLflow lacks; returns the study's run."""
+    root = _study_run(session, store, study)
+    runs = _runs_by_key(session, f"tags.`harness.study` = '{_instance(store, study)}'")
+    ledger = store.ledger(study.id)
+    for role in ("search", "confirm", "train"):
+        for record in ledger.of(role):
+            run = runs.get(record.key)
+            if run is not None and run.info.status != "RUNNING":
+                continue
+            if run is not None:  # the writer died in the middle of it
+                session.client.delete_run(run.info.run_id)
+            first = runs.get(f"search/{record.number}/{study.search_seeds[0]}")
+            parent = first.info.run_id if role == "confirm" and first else root
+            runs[record.key] = _write(session, store, study, record, parent)
+    return root
+
+
+def _runs_by_key(session: _Session, query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    token = None
+    while True:
+        page = session.client.search_runs(
+            [session.experiment], query, max_results=1000, page_token=token
+        )
+        found |= {run.data.tags["harness.key"]: run for run in page}
+        token = page.token
+        if not token:
+            return found
+
+
+def _instance(store: Store, study: Study) -> str:
+    """Tells a study from the one that --fresh replaced."""
+    return f"{study.id} {store.environment(study.id)['created']}"
+
+
+def _study_run(session: _Session, store: Store, study: Study) -> str:
+    """The run of the study itself, made if need be."""
+    instance = _instance(store, study)
+    found = session.client.search_runs(
+        [session.experiment], f"tags.`harness.study_root` = '{instance}'", max_results=1
+    )
+    if found:
+        return str(found[0].info.run_id)
+    tags = _tags(store, study) | {"harness.study_root": instance}
+    run = session.client.create_run(session.experiment, run_name=study.id, tags=tags)
+    session.client.log_dict(run.info.run_id, study.to_json(), "study.json")
+    return str(run.info.run_id)
+
+
+def _tags(store: Store, study: Study) -> dict[str, str]:
+    environment = store.environment(study.id)
+    return {
+        "method": study.method,
+        "dataset": study.dataset,
+        "ratio": f"{study.ratio:g}",
+        "preset": study.preset,
+        "selection": study.select,
+        "device": study.device,
+        "mlflow.source.git.commit": environment["git_commit"],
+        **{f"version.{name}": value for name, value in environment.items()},
+    }
+
+
+def _write(session: _Session, store: Store, study: Study, record: Record, parent: str) -> Any:
+    """One record as one finished run."""
+    from mlflow.entities import Metric, Param
+
+    client = session.client
+    tags = _tags(store, study) | {
+        "harness.study": _instance(store, study),
+        "harness.key": record.key,
+        "role": record.role,
+        "seed": str(record.seed),
+        "status": record.status,
+        "mlflow.parentRunId": parent,
+    }
+    if record.error:
+        tags["error"] = record.error[:5000]
+    name = f"{record.role} {record.number} seed {record.seed}"
+    run = client.create_run(session.experiment, run_name=name, tags=tags)
+    run_id = run.info.run_id
+    started = run.info.start_time
+    metrics = [Metric(n, v, started, s) for n, v, s in _metrics(study, record)]
+    client.log_batch(run_id, params=[Param(k, str(v)) for k, v in record.settings.items()])
+    for begin in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=metrics[begin : begin + BATCH])
+    groups = {"total": record.total, "looks": [look.__dict__ for look in record.looks]}
+    client.log_dict(run_id, groups, "groups.json")
+    checkpoint = store.checkpoint(study.id, record.key)
+    if checkpoint.exists():
+        client.log_artifact(run_id, str(checkpoint))
+    client.set_terminated(run_id, "FAILED" if record.status == "failed" else "FINISHED")
+    return client.get_run(run_id)
+
+
+def _metrics(study: Study, record: Record) -> list[tuple[str, float, int]]:
+    """Name, value and step of every number of a record."""
+    numbers = [(name, value, 0) for name, value in record.metrics.items()]
+    numbers += [("seconds", record.seconds, 0)]
+    numbers += [(f"stage_seconds/{s['name']}", s["seconds"], 0) for s in record.stages]
+    for position, look in enumerate(record.looks):
+        for split in look.correct:
+            table = record.evaluation(split, study.aligned, position)
+            numbers += [(f"{split}/{n}", v, look.step) for n, v in table.metrics().items()]
+    return numbers
+
+
+def serve(uri: str, store: Store, port: int) -> int:
+    """Runs the tracking UI on the loopback interface until interrupted; returns its exit code."""
+    _connect(uri, store)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen(command, start_new_session=True, cwd=Path(store.root))
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, 15)
+            server.wait(timeout=20)
