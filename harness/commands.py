@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -17,6 +18,7 @@ from filelock import FileLock, Timeout
 from harness import console, datasets, registry, tracking
 from harness.compose import Choice, compose
 from harness.console import say
+from harness.execution import Site, run_inline
 from harness.ledger import Record
 from harness.plan import PlannedStage, plan, shared_stages
 from harness.proposals import Proposals
@@ -24,7 +26,6 @@ from harness.schedule import Schedule, SingleRun, Sweep
 from harness.space import Settings, parameters, unknown
 from harness.stages import StageStore
 from harness.study import CONFIRM_SEED, Store, Study, Work
-from harness.sweep import Site, run_inline, run_on_ray
 from reports import leaderboard as reports
 
 
@@ -52,30 +53,28 @@ def sweep(
         for study in made.studies:
             _say_plan(study, site, trials, seeds)
         return 0
+    tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), made.studies)
     with ExitStack() as locks:
         for study in made.studies:
             locks.enter_context(_owned(store, study, fresh))
-        tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), made.studies)
         _prepare_data(made.studies, root)
-        deadline = time.monotonic() + 3600 * budget_hours if budget_hours else float("inf")
+        deadline = time.monotonic() + 3600 * budget_hours if budget_hours else math.inf
         schedule = _schedule(made.studies, site, trials, seeds, deadline)
         complete = True
         if schedule.has_work():
             complete = _run(schedule, site, tracker)
         else:
             say("nothing left to train: every trial and confirm run is in the store")
-        board = reports.leaderboard(
-            reports.confirmed_runs(store, {study.id for study in made.studies})
-        )
-        trouble = tracker.close(reports.to_markdown(board))
-        if trouble:
-            say(f"warning: {trouble}")
+        board = _board(store, made.studies)
+        _say_trouble(tracker.close(reports.to_markdown(board)))
     _show_board(board)
     return _verdict(schedule, complete)
 
 
 def _run(schedule: Schedule, site: Site, tracker: tracking.Tracker) -> bool:
     """Runs all that is scheduled; False if it was interrupted."""
+    from harness.sweep import run_on_ray  # loads Ray, which takes seconds
+
     with console.SweepView(schedule, site.store) as view:
         run_on_ray(schedule, site, _Both(view, tracker))
     return schedule.next() is None
@@ -211,6 +210,16 @@ def _estimate(study: Study, site: Site, runs: int) -> str:
     )
 
 
+def _board(store: Store, studies: list[Study]) -> pd.DataFrame:
+    ids = {study.id for study in studies}
+    return reports.leaderboard(reports.confirmed_runs(store, ids))
+
+
+def _say_trouble(trouble: str) -> None:
+    if trouble:
+        say(f"warning: {trouble}")
+
+
 def _show_board(board: pd.DataFrame) -> None:
     if board.empty:
         say("no confirmed results yet")
@@ -242,17 +251,15 @@ def train(
     study = made.studies[0]
     say(f"preset {made.preset.name} ({made.preset.doc}): {made.reason}")
     root = data_root or datasets.default_root()
+    tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), [study])
     with _owned(store, study, fresh=False):
-        tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), [study])
         _prepare_data([study], root)
         ledger = store.ledger(study.id)
         single = SingleRun(study, ledger, seed)
         schedule = Schedule([single], lambda work: [], StageStore(store.stages))
         with console.SweepView(schedule, store) as view:
             run_inline(schedule, Site(store, root), _Both(view, tracker))
-        trouble = tracker.close()
-        if trouble:
-            say(f"warning: {trouble}")
+        _say_trouble(tracker.close())
     record = ledger.records[single.work.key]
     if record.status == "failed":
         say(f"failed: {record.error}")

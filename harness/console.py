@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 import pandas as pd
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -21,6 +22,8 @@ from harness.schedule import Schedule
 from harness.study import Store, Work
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console.width = 140  # a file or a pipe has no width of its own
 
 
 def say(text: str) -> None:
@@ -30,9 +33,13 @@ def say(text: str) -> None:
 
 def show(frame: pd.DataFrame, title: str = "") -> None:
     """Prints a frame of text as a table."""
-    table = Table(title=Text(title) if title else None, title_justify="left")
+    if title:
+        say(title)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     for column in frame.columns:
-        table.add_column(str(column), overflow="fold")
+        words = " ".join(map(str, [column, *frame[column]])).split()
+        longest = max(map(len, words), default=1)
+        table.add_column(str(column), overflow="fold", min_width=min(longest, 24))
     for row in frame.itertuples(index=False):
         table.add_row(*(Text(str(cell)) for cell in row))
     console.print(table)

@@ -35,10 +35,8 @@ class Evaluation:
             "group_mean_accuracy": _mean(cells),
             "aligned_accuracy": aligned,
             "conflicting_accuracy": conflicting,
-            "worst_group_accuracy": float(np.nanmin(cells)) if self.total.any() else math.nan,
-            "worst_class_accuracy": float(
-                np.nanmin(self._ratio(self.correct.sum(1), self.total.sum(1)))
-            ),
+            "worst_group_accuracy": _worst(cells),
+            "worst_class_accuracy": _worst(self._ratio(self.correct.sum(1), self.total.sum(1))),
             "ac_score": _harmonic_mean(aligned, conflicting),
         }
 
@@ -52,6 +50,11 @@ def _mean(cells: np.ndarray) -> float:
     """Unweighted mean over non-empty cells, as LfF, DisEnt and DCWP report group accuracies."""
     filled = cells[~np.isnan(cells)]
     return float(filled.mean()) if filled.size else math.nan
+
+
+def _worst(ratios: np.ndarray) -> float:
+    filled = ratios[~np.isnan(ratios)]
+    return float(filled.min()) if filled.size else math.nan
 
 
 def _harmonic_mean(aligned: float, conflicting: float) -> float:

@@ -38,16 +38,16 @@ class _StandIn:
     def __init__(self, digest: str) -> None:
         self.digest = digest
 
-    def _end(self, *_: Any) -> NoReturn:
+    def _end(*_: Any) -> NoReturn:  # as operator and as class method
         raise _PlanEndsError
 
     # Python looks operators up on the class, so __getattr__ does not cover them.
     __getattr__ = __getitem__ = __iter__ = __len__ = __contains__ = __array__ = _end
     __bool__ = __int__ = __float__ = __index__ = __neg__ = __invert__ = _end
-    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _end  # type: ignore[assignment]
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _end
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = _end
     __rtruediv__ = __matmul__ = __and__ = __rand__ = __or__ = __ror__ = __xor__ = __rxor__ = _end
-    __torch_function__ = classmethod(_end)
+    __torch_function__: Any = classmethod(_end)
 
 
 class _PlannedSet(TrainingSet):

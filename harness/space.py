@@ -197,6 +197,8 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> str:
     names = sorted(available)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
+    if near and len(names) > 20:  # the whole list would bury the hint
+        return f"unknown {kind} {name!r}.{hint}"
     return f"unknown {kind} {name!r}.{hint} Available: {', '.join(names)}."
 
 

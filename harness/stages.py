@@ -132,7 +132,9 @@ def digest(value: Any) -> str:
         case list() | tuple():
             return _sha256("sequence " + " ".join(map(digest, value)))
         case dict() if all(isinstance(name, str) for name in value):
-            return _sha256("dict " + " ".join(f"{n!r}={digest(v)}" for n, v in value.items()))
+            return _sha256(
+                "dict " + " ".join(f"{n!r}={digest(v)}" for n, v in sorted(value.items()))
+            )
     if dataclasses.is_dataclass(value) and value.__dataclass_params__.frozen:  # type: ignore
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         return _sha256(f"{type(value).__qualname__} {digest(fields)}")

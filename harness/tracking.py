@@ -148,7 +148,8 @@ class Tracker:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}{'…' if len(text) > 160 else ''}"
 
 
 def _sync(session: _Session, store: Store, study: Study) -> str:

@@ -24,9 +24,7 @@ class ErmTraining(Training):
     """ERM has one phase, so its learning rate and weight decay are searched by default."""
 
     lr: PositiveFloat = tunable(1e-3, "Learning rate.", Log(1e-4, 1e-1))
-    weight_decay: NonNegativeFloat = tunable(
-        0.0, "L2 penalty on all weights.", Log(1e-6, 1e-2)
-    )
+    weight_decay: NonNegativeFloat = tunable(0.0, "L2 penalty on all weights.", Log(1e-6, 1e-2))
     eval_every: PositiveInt = tunable(500, "Steps between looks at the classifier.")
 
 

@@ -119,10 +119,14 @@ def presentable(board: pd.DataFrame) -> pd.DataFrame:
             for mean, std in pairs
         ]
 
+    # The same method twice: an edit of its code or other --set values made another study.
+    twice = board["method"].duplicated(keep=False)
+    names = board["method"].where(~twice, board["method"] + " " + board["study"].str[-8:])
+    labels = board["bias_labels_in_training"].map({True: "yes", False: "no"})
     return pd.DataFrame(
         {
             "#": board["rank"].astype(str),
-            "method": board["method"],
+            "method": names,
             "net": board["backbone"],
             "unbiased": spread("unbiased", 1),
             "aligned": spread("aligned", 1),
@@ -131,11 +135,9 @@ def presentable(board: pd.DataFrame) -> pd.DataFrame:
             "density": spread("density", 2),
             "n": board["n"].astype(str),
             "trials": board["trials"].astype(str),
-            "bias labels in training": board["bias_labels_in_training"].map(
-                {True: "yes", False: "no"}
-            ),
-            "s / run": spread("seconds", 0),
+            "s/run": spread("seconds", 0),
             "s search": [f"{seconds:.0f}" for seconds in board["search_seconds"]],
+            "trains on bias labels": labels,
         }
     )
 
