@@ -241,6 +241,8 @@ def main() -> None:
     except BrokenPipeError:  # e.g. `harness leaderboard | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'operating system'}: {error.strerror or error}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -53,6 +53,7 @@ def sweep(
         for study in made.studies:
             _say_plan(study, site, trials, seeds)
         return 0
+    store.claim()
     tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), made.studies)
     with ExitStack() as locks:
         for study in made.studies:
@@ -251,6 +252,7 @@ def train(
     study = made.studies[0]
     say(f"preset {made.preset.name} ({made.preset.doc}): {made.reason}")
     root = data_root or datasets.default_root()
+    store.claim()
     tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), [study])
     with _owned(store, study, fresh=False):
         _prepare_data([study], root)

@@ -12,6 +12,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -183,13 +184,18 @@ def build(cls: type[Any], overrides: Mapping[str, object]) -> Any:
             level = level.setdefault(part, {})
         level[leaf] = value
     try:
-        return TypeAdapter(cls).validate_python(nested)
+        return _adapter(cls).validate_python(nested)
     except ValidationError as error:
         faults = (
             f"{'.'.join(str(p) for p in e['loc'])}={e['input']!r}: {e['msg']}"
             for e in error.errors(include_url=False)
         )
         raise ValueError("; ".join(faults)) from None
+
+
+@cache
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)  # takes milliseconds to make
 
 
 def unknown(kind: str, name: str, available: Iterable[str]) -> str:

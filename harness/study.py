@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -118,6 +119,21 @@ class Store:
 
     root: Path
 
+    def claim(self) -> None:
+        """Makes the folder if need be.
+
+        Raises:
+            ValueError: It cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"cannot write the store {self.root}: {error.strerror}; name another --store"
+            ) from None
+
     @property
     def stages(self) -> Path:
         """Stage artifacts, shared by all studies."""
@@ -171,7 +187,7 @@ class Store:
         """Writes a study's definition if it is not there yet.
 
         Raises:
-            ValueError: The store cannot be written, or the study is of a newer version.
+            ValueError: It is there, but of a newer version.
         """
         path = self.folder(study.id) / "study.json"
         if path.exists():
@@ -183,18 +199,13 @@ class Store:
             "lookahead": lookahead,
             "environment": environment(),
         }
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            with part.open("w") as file:
-                json.dump(definition, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            part.rename(path)
-        except OSError as error:
-            raise ValueError(
-                f"cannot write the store {self.root}: {error.strerror}; name another --store"
-            ) from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        with part.open("w") as file:
+            json.dump(definition, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
 
     def _read(self, study: str) -> dict[str, Any]:
         path = self.folder(study) / "study.json"

@@ -233,8 +233,8 @@ def test_cost_does_not_depend_on_cache_luck(
     warm = trial()
     assert warm.stages[0]["reused"] is True
     assert warm.stages[0]["seconds"] == 1000.0
-    # Per look, the generator ran between two readings of the clock: one second; two further
-    # readings around the stage lie in the first. Evaluation is not counted.
+    # Two readings around each step of the generator, 1 s apart; in the first step two more around
+    # the stage, which took 1 of then 3 s and is credited with 1000 s instead.
     assert [look.seconds for look in warm.looks] == [1002.0, 1003.0, 1004.0, 1005.0]
     assert warm.seconds == 1005.0
 

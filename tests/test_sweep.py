@@ -1,0 +1,176 @@
+"""The main job as typed: a real sweep through Ray, Optuna and MLflow, killed and continued."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+HARNESS = [sys.executable, "-m", "harness"]
+SETTINGS = {
+    "mining.steps": 8,
+    "pretrain.steps": 8,
+    "prune.steps": 8,
+    "retrain.steps": 8,
+    "retrain.eval_every": 4,
+    "training.steps": 8,
+    "training.eval_every": 4,
+}
+SWEEP = [
+    "sweep", "--method", "dcwp", "--method", "erm", "--dataset", "synthetic", "--ratio", "1",
+    "--preset", "quick", "--device", "cpu", "--trials", "4", "--seeds", "2", "--concurrency", "2",
+    *(word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")),
+]  # fmt: skip
+
+
+def command(store: Path, data_root: Path, *words: str) -> list[str]:
+    return [*HARNESS, *words, "--store", str(store), "--data-root", str(data_root)]
+
+
+def run(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def board(store: Path) -> pd.DataFrame:
+    """The leaderboard without what depends on the clock."""
+    from harness.study import Store
+    from reports.leaderboard import confirmed_runs, leaderboard
+
+    frame = leaderboard(confirmed_runs(Store(store)))
+    return frame[[column for column in frame if "seconds" not in column]]
+
+
+def records(store: Path) -> list[dict]:
+    files = sorted(store.glob("studies/*/ledger.jsonl"))
+    lines = [(file, line) for file in files for line in file.read_text().splitlines()]
+    return [json.loads(line) | {"study": file.parent.name} for file, line in lines]
+
+
+def keys(store: Path) -> Counter:
+    return Counter((r["study"], r["role"], r["number"], r["seed"]) for r in records(store))
+
+
+def mlflow_runs(store: Path) -> pd.DataFrame:
+    with sqlite3.connect(store / "mlflow.db") as database:
+        runs = pd.read_sql("select * from runs where lifecycle_stage = 'active'", database)
+        tags = pd.read_sql("select * from tags", database)
+    return runs.join(tags.pivot(index="run_uuid", columns="key", values="value"), on="run_uuid")
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+    store = tmp_path_factory.mktemp("undisturbed")
+    run(*command(store, data_root, *SWEEP))
+    return store
+
+
+def test_a_sweep_searches_confirms_and_tests_once(undisturbed: Path) -> None:
+    found = records(undisturbed)
+    assert len(found) == 2 * (4 + 2)  # methods x (trials + confirm seeds)
+    assert {r["status"] for r in found} == {"finished"}
+    search, confirm = ([r for r in found if r["role"] == role] for role in ("search", "confirm"))
+    assert not any("test" in look["correct"] for r in search for look in r["looks"])
+    assert all([*("test" in look["correct"] for look in r["looks"])] == [False, True]
+               for r in confirm)  # fmt: skip
+    assert {r["seed"] for r in search}.isdisjoint({r["seed"] for r in confirm})
+    frame = board(undisturbed)
+    assert list(frame["n"]) == [2, 2]
+    assert sorted(frame["rank"]) == [1, 2]
+
+
+def test_trials_share_the_stages_upstream_of_the_search(undisturbed: Path) -> None:
+    dcwp = [r for r in records(undisturbed) if "-dcwp-" in r["study"] and r["role"] == "search"]
+    stage_keys = {
+        name: {stage["key"] for r in dcwp for stage in r["stages"] if stage["name"] == name}
+        for name in ("initialise", "pretrain", "mine", "learn_mask")
+    }
+    assert [len(found) for found in stage_keys.values()] == [1, 1, 1, 4]
+
+
+def test_mlflow_has_each_run_once_nested_and_finished(undisturbed: Path) -> None:
+    runs = mlflow_runs(undisturbed)
+    assert set(runs["status"]) == {"FINISHED"}
+    roots = runs[runs["harness.study_root"].notna()]
+    assert len(roots) == 2
+    children = runs.drop(roots.index)
+    assert len(children) == 12
+    assert not children[["harness.study", "harness.key"]].duplicated().any()
+    by_id = runs.set_index("run_uuid")
+    for _, child in children.iterrows():
+        parent = by_id.loc[child["mlflow.parentRunId"]]
+        if child["role"] == "confirm":
+            assert parent["role"] == "search"
+            assert parent["harness.study"] == child["harness.study"]
+        else:
+            assert parent["harness.study_root"] == child["harness.study"]
+
+
+def test_the_same_command_again_trains_nothing(undisturbed: Path, data_root: Path) -> None:
+    before = keys(undisturbed)
+    output = run(*command(undisturbed, data_root, *SWEEP))
+    assert "nothing left to train" in output
+    assert keys(undisturbed) == before
+    assert len(mlflow_runs(undisturbed)) == 14
+
+
+@pytest.mark.parametrize("after", [1, 6])
+def test_a_killed_sweep_continues_to_the_same_result(
+    after: int, undisturbed: Path, data_root: Path, tmp_path: Path
+) -> None:
+    sweep = command(tmp_path, data_root, *SWEEP)
+    process = subprocess.Popen(sweep, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 200
+    while sum(keys(tmp_path).values()) < after:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    survived = keys(tmp_path)
+    assert after <= sum(survived.values()) < 12
+
+    run(*sweep)
+
+    assert set(keys(tmp_path).values()) == {1}  # nothing twice
+    assert survived <= keys(tmp_path)
+    pd.testing.assert_frame_equal(board(tmp_path), board(undisturbed))
+    runs = mlflow_runs(tmp_path)
+    assert set(runs["status"]) == {"FINISHED"}
+    assert not runs[["harness.study", "harness.key"]].dropna().duplicated().any()
+    assert len(runs) == 14
+
+
+def test_more_trials_extend_a_finished_sweep(undisturbed: Path, data_root: Path) -> None:
+    before = keys(undisturbed)
+    longer = [*SWEEP, "--scheduler", "none"]
+    longer[longer.index("--trials") + 1] = "5"
+    run(*command(undisturbed, data_root, *longer))
+    added = keys(undisturbed) - before
+    searched = sorted(key[1:] for key in added if key[1] == "search")
+    assert searched == [("search", 4, 0), ("search", 4, 0)]
+
+
+def test_interrupting_says_how_to_continue(data_root: Path, tmp_path: Path) -> None:
+    sweep = command(tmp_path, data_root, *SWEEP)
+    process = subprocess.Popen(sweep, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 200
+    while not keys(tmp_path):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "the same command continues" in output
