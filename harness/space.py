@@ -194,7 +194,7 @@ def build(cls: type[Any], overrides: Mapping[str, object]) -> Any:
 
 
 @cache
-def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
+def _adapter(cls: Any) -> TypeAdapter[Any]:
     return TypeAdapter(cls)  # takes milliseconds to make
 
 

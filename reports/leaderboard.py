@@ -94,7 +94,9 @@ def leaderboard(runs: pd.DataFrame) -> pd.DataFrame:
 
 def titles(board: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The board split into rankings, each with a heading that states its conditions."""
-    rankings = []
+    rankings: list[tuple[str, pd.DataFrame]] = []
+    if board.empty:
+        return rankings
     for conditions, part in board.groupby(CONDITIONS, sort=True):
         dataset, ratio, preset, selection, data_seed = conditions
         rule = RULES[str(selection)]
@@ -143,7 +145,7 @@ def presentable(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def to_markdown(board: pd.DataFrame) -> str:
-    """One pipe table per ranking."""
+    """One pipe table per ranking; empty without results."""
     blocks = []
     for heading, part in titles(board):
         header = "| " + " | ".join(part.columns) + " |"

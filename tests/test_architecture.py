@@ -125,7 +125,9 @@ def test_nothing_is_unpickled() -> None:
     for path in SOURCES:
         if path.parts[:2] == ("harness", "datasets"):
             continue
-        names = {name for name in imports(path) if name.split(".")[0] in ("pickle", "dill", "shelve")}
+        names = {
+            name for name in imports(path) if name.split(".")[0] in ("pickle", "dill", "shelve")
+        }
         assert names <= {"pickle.UnpicklingError"}, path
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from harness import Run, TrainingSet, registry
-from harness.compose import compose
 from harness.compose import Choice as Typed
+from harness.compose import compose
 from harness.datasets import RECIPES
 from harness.method import Method
 from harness.presets import PRESETS

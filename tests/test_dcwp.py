@@ -186,9 +186,7 @@ def test_debiasing_loss_is_a_weighted_mean_plus_the_contrastive_loss() -> None:
 # Mining
 
 
-def wrong(
-    weights: dict[str, Tensor], train: TrainingSet, tiny: BiasedDataset
-) -> Tensor:
+def wrong(weights: dict[str, Tensor], train: TrainingSet, tiny: BiasedDataset) -> Tensor:
     net = dcwp.load(train, CNN, weights).eval()
     with torch.inference_mode():
         logits = net(tiny.train.images.float() / 255)
@@ -198,11 +196,12 @@ def wrong(
 def test_mining_with_the_classifier_finds_its_errors(
     train: TrainingSet, tiny: BiasedDataset, dense: dict[str, Tensor]
 ) -> None:
+    weights = dense | {"head.weight": torch.randn(2, 256, generator=torch.manual_seed(0))}
     config = Mining(net="target", transform="eval", **SHORT)
-    found = dcwp.mine(train, CNN, config, dense)
+    found = dcwp.mine(train, CNN, config, weights)
     assert found.dtype == torch.bool
     assert 0 < found.sum() < len(found)
-    assert torch.equal(found, wrong(dense, train, tiny))
+    assert torch.equal(found, wrong(weights, train, tiny))
 
 
 @pytest.mark.parametrize("loss", ["gce", "ce"])

@@ -121,7 +121,7 @@ def test_non_finite_logits_raise(value: float) -> None:
     class Once(ByPixel):
         def forward(self, images: Tensor) -> Tensor:
             logits = super().forward(images)
-            if len(images) == 3:  # of 1003 samples, those of the second batch
+            if len(images) == 1000:  # of 1003 samples, those of the first batch
                 logits[1, 2] = value
             return logits
 

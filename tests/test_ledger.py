@@ -158,7 +158,9 @@ SPACE: dict[str, Range] = {
 
 @pytest.fixture
 def study(make_study: Callable[..., Study]) -> Study:
-    return make_study(space=SPACE, base={"a": 0.3, "b": 1e-8, "c": 2, "d": "x"}, search_seeds=(0, 1))
+    return make_study(
+        space=SPACE, base={"a": 0.3, "b": 1e-8, "c": 2, "d": "x"}, search_seeds=(0, 1)
+    )
 
 
 def test_a_study_is_read_as_it_was_written(store: Store, study: Study) -> None:

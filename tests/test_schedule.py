@@ -177,9 +177,7 @@ def test_a_plan_is_made_again_when_a_stage_of_it_was_stored(setting: Setting) ->
     assert take(schedule).number == 1
 
 
-def test_resume_skips_what_is_recorded(
-    setting: Setting, outcome: Callable[[Work], Record]
-) -> None:
+def test_resume_skips_what_is_recorded(setting: Setting, outcome: Callable[[Work], Record]) -> None:
     whole = run_all(setting.schedule(setting.sweep(setting.study("whole"), 4)), outcome)
     for done in range(len(whole) + 1):
         setting.folder = setting.folder / "deeper"

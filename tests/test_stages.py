@@ -305,7 +305,9 @@ def test_digest_of_a_training_set_is_its_fingerprint(train: TrainingSet) -> None
     assert digest(train) == train.fingerprint
 
 
-@pytest.mark.parametrize("value", [Thawed(), {1: 2}, {1, 2}, b"x", nn.Linear(1, 1), np.ones(2), CPU])
+@pytest.mark.parametrize(
+    "value", [Thawed(), {1: 2}, {1, 2}, b"x", nn.Linear(1, 1), np.ones(2), CPU]
+)
 def test_digest_refuses_what_has_no_content_digest(value: object) -> None:
     with pytest.raises(TypeError, match="has no content digest"):
         digest(value)
@@ -390,11 +392,13 @@ def test_rest_of_a_trial_is_the_same_with_hit_miss_and_no_store(
 def test_a_stage_draws_from_its_own_stream(
     make_run: Callable[..., Run], train: TrainingSet
 ) -> None:
-    torch.manual_seed(1)
-    one = make_run(seed=0).stage(draw, train, Config())
-    torch.manual_seed(2)
-    same = make_run(seed=0).stage(draw, train, Config())
-    other = make_run(seed=1).stage(draw, train, Config())
+    def drawn(seed: int, around: int) -> dict[str, Tensor]:
+        for seed_all in (torch.manual_seed, np.random.seed, random.seed):
+            seed_all(around)
+        result: dict[str, Tensor] = make_run(seed=seed).stage(draw, train, Config())
+        return result
+
+    one, same, other = drawn(0, around=1), drawn(0, around=2), drawn(1, around=1)
     assert_same(one, same)
     assert not torch.equal(one["images"], other["images"])
 

@@ -63,7 +63,8 @@ def mlflow_runs(store: Path) -> pd.DataFrame:
     with sqlite3.connect(store / "mlflow.db") as database:
         runs = pd.read_sql("select * from runs where lifecycle_stage = 'active'", database)
         tags = pd.read_sql("select * from tags", database)
-    return runs.join(tags.pivot(index="run_uuid", columns="key", values="value"), on="run_uuid")
+    wide = tags.pivot(index="run_uuid", columns="key", values="value").drop(columns="status")
+    return runs.join(wide, on="run_uuid")
 
 
 @pytest.fixture(scope="module")
@@ -127,10 +128,10 @@ def test_the_same_command_again_trains_nothing(undisturbed: Path, data_root: Pat
     assert len(mlflow_runs(undisturbed)) == 14
 
 
-@pytest.mark.parametrize("after", [1, 6])
 def test_a_killed_sweep_continues_to_the_same_result(
-    after: int, undisturbed: Path, data_root: Path, tmp_path: Path
+    undisturbed: Path, data_root: Path, tmp_path: Path
 ) -> None:
+    after = 2  # records; other trials are in the middle of their stages then
     sweep = command(tmp_path, data_root, *SWEEP)
     process = subprocess.Popen(sweep, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 200

@@ -132,8 +132,9 @@ def test_every_yield_is_a_look_and_the_last_is_the_result(trial: Trial) -> None:
         "valid_biased": [[18, 2], [2, 18]],
         "valid_unbiased": [[9, 9], [9, 9]],
     }
-    assert record.evaluation("valid_biased", [[True, False], [False, True]]).correct.tolist() == (
-        record.looks[-1].correct["valid_biased"]
+    assert (
+        record.evaluation("valid_biased", [[True, False], [False, True]]).correct.tolist()
+        == (record.looks[-1].correct["valid_biased"])
     )
     seconds = [look.seconds for look in record.looks]
     assert seconds == sorted(seconds) and seconds[0] > 0
@@ -219,9 +220,7 @@ class FakeTime:
         return self.now
 
 
-def test_cost_does_not_depend_on_cache_luck(
-    trial: Trial, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cost_does_not_depend_on_cache_luck(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     cold = trial()
     manifest = json.loads(next(trial.store.stages.glob("warm_up-*/manifest.json")).read_text())
     assert cold.stages[0]["seconds"] == manifest["seconds"]
@@ -280,8 +279,10 @@ def test_a_failure_is_a_record_with_what_was_reached(trial: Trial, trick: str, e
     record = trial(role="confirm", trick=trick)
     assert record.status == "failed"
     assert record.error == error
-    assert "Traceback" in record.traceback and "test_trial.py" in record.traceback or (
-        trick == "diverge"
+    assert (
+        "Traceback" in record.traceback
+        and "test_trial.py" in record.traceback
+        or (trick == "diverge")
     )
     assert [look.correct for look in record.looks] == [look.correct for look in whole.looks[:2]]
     assert record.seconds == record.looks[-1].seconds > 0
