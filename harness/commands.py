@@ -57,7 +57,7 @@ def sweep(
     tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), made.studies)
     with ExitStack() as locks:
         for study in made.studies:
-            locks.enter_context(_owned(store, study, fresh))
+            locks.enter_context(_owned(store, study, site.concurrency, fresh))
         _prepare_data(made.studies, root)
         deadline = time.monotonic() + 3600 * budget_hours if budget_hours else math.inf
         schedule = _schedule(made.studies, site, trials, seeds, deadline)
@@ -132,11 +132,11 @@ def _plan(study: Study, settings: Settings, seed: int, site: Site) -> list[Plann
 
 
 @contextmanager
-def _owned(store: Store, study: Study, fresh: bool) -> Iterator[None]:
+def _owned(store: Store, study: Study, lookahead: int = 1, fresh: bool = False) -> Iterator[None]:
     """Holds a study against other sweeps while this one runs it."""
     if fresh:
         shutil.rmtree(store.folder(study.id), ignore_errors=True)
-    store.create(study, lookahead=cores())
+    store.create(study, lookahead)
     lock = FileLock(store.folder(study.id) / "sweep.lock")
     try:
         lock.acquire(timeout=0)
@@ -254,7 +254,7 @@ def train(
     root = data_root or datasets.default_root()
     store.claim()
     tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), [study])
-    with _owned(store, study, fresh=False):
+    with _owned(store, study):
         _prepare_data([study], root)
         ledger = store.ledger(study.id)
         single = SingleRun(study, ledger, seed)

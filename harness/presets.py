@@ -17,8 +17,8 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "paper": Preset("paper", 32, 4, "the authors' schedule and backbone"),
-    "quick": Preset("quick", 6, 2, "a schedule for two CPU cores"),
+    "paper": Preset("paper", 32, 4, "the authors' schedule, backbone and initial weights"),
+    "quick": Preset("quick", 6, 2, "a schedule for two CPU cores, networks trained from scratch"),
 }
 
 

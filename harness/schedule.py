@@ -6,6 +6,7 @@ to compute is held back while there is something else to do, instead of waiting 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -14,6 +15,9 @@ from harness.plan import PlannedStage
 from harness.proposals import Proposals, Wait
 from harness.stages import StageStore
 from harness.study import Study, Work
+
+ATTEMPTS = 3
+"""How often work is given out whose worker dies."""
 
 
 class Agenda(Protocol):
@@ -115,10 +119,16 @@ class Schedule:
         self.running: dict[str, Work] = {}
         self._plan_of, self._stages = plan_of, stages
         self._next: dict[str, Work] = {}  # study -> work taken from its agenda and held back
+        self._returned: list[Work] = []  # from workers that died
+        self._losses: Counter[str] = Counter()
         self._plans: dict[str, list[PlannedStage]] = {}
 
     def next(self) -> Work | Wait | None:
         """The next piece of work; "wait" until something changes; None when all is given out."""
+        if self._returned:
+            again = self._returned.pop()
+            self.running[_name(again)] = again
+            return again
         waiting = False
         for study, agenda in self.agendas.items():
             work = self._next.pop(study, None) or agenda.next()
@@ -144,6 +154,23 @@ class Schedule:
         """Pieces of work that are not finished yet, running ones included."""
         progress = [agenda.progress() for agenda in self.agendas.values()]
         return sum(total - done for done, total in progress)
+
+    def lost(self, work: Work) -> Record | None:
+        """Takes back work whose worker died; it is given out again, three times in all.
+
+        Returns:
+            The failed record of work that is given up.
+        """
+        name = _name(work)
+        del self.running[name]
+        self._losses[name] += 1
+        if self._losses[name] < ATTEMPTS:
+            self._returned.append(work)
+            return None
+        error = f"its worker died {ATTEMPTS} times; if memory runs out, lower --concurrency"
+        record = Record(work.role, work.number, work.seed, work.settings, "failed", error=error)
+        self.finished(work.study, record)
+        return record
 
     def finished(self, study: str, record: Record) -> None:
         """Takes in the record of a piece of work; it is on disk when this returns."""

@@ -184,7 +184,7 @@ def build(cls: type[Any], overrides: Mapping[str, object]) -> Any:
             level = level.setdefault(part, {})
         level[leaf] = value
     try:
-        return _adapter(cls).validate_python(nested)
+        return _adapter(cls).validate_python(nested)  # type: ignore[arg-type]  # a class hashes
     except ValidationError as error:
         faults = (
             f"{'.'.join(str(p) for p in e['loc'])}={e['input']!r}: {e['msg']}"
@@ -194,7 +194,7 @@ def build(cls: type[Any], overrides: Mapping[str, object]) -> Any:
 
 
 @cache
-def _adapter(cls: Any) -> TypeAdapter[Any]:
+def _adapter(cls: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(cls)  # takes milliseconds to make
 
 

@@ -43,8 +43,8 @@ from ray.tune.search import Searcher  # noqa: E402
 def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
     """Runs all work on Ray Tune; returns early when it is interrupted.
 
-    Workers are reused between trials. The driver writes the ledger; a worker that dies leaves a
-    failed record.
+    Workers are reused between trials. The driver writes the ledger. The work of a worker that dies
+    is given out again.
 
     Raises:
         ValueError: The cluster at `site.address` does not answer.
@@ -52,6 +52,7 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
     resources = {"cpu": 1.0}
     if site.gpus:
         resources["gpu"] = site.gpus / site.concurrency
+    halving = _PerStudy(schedule)
     with _cluster(site) as folder, _sigterm_as_interrupt():
         tune.Tuner(
             tune.with_resources(
@@ -65,13 +66,13 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
                 max_concurrent_trials=site.concurrency,
                 reuse_actors=True,
                 search_alg=_Scheduled(schedule, listener),
-                scheduler=_PerStudy(schedule),
+                scheduler=halving,
             ),
             run_config=tune.RunConfig(
                 name="sweep",
                 storage_path=str(folder / "results"),
                 verbose=0,
-                callbacks=[_Records(schedule, listener)],
+                callbacks=[_Records(schedule, listener, halving)],
             ),
         ).fit()
 
@@ -138,8 +139,8 @@ def _work_of(trial: Trial) -> Work:
     return Work(**trial.config["work"])
 
 
-def _record_in(result: dict[str, Any] | None) -> Record | None:
-    return Record.from_json(json.loads(result["record"])) if result and "record" in result else None
+def _record_in(result: dict[str, Any]) -> Record:
+    return Record.from_json(json.loads(result["record"]))
 
 
 class _WithoutState:
@@ -155,7 +156,7 @@ class _WithoutState:
         return
 
 
-class _Scheduled(_WithoutState, Searcher):  # type: ignore[misc]
+class _Scheduled(_WithoutState, Searcher):
     """Tune's searcher: asks the schedule."""
 
     def __init__(self, schedule: Schedule, listener: Listener) -> None:
@@ -176,18 +177,16 @@ class _Scheduled(_WithoutState, Searcher):  # type: ignore[misc]
         return
 
 
-class _Records(_WithoutState, tune.Callback):  # type: ignore[misc]
+class _Records(_WithoutState, tune.Callback):
     """Tune's callback: turns results into records."""
 
-    def __init__(self, schedule: Schedule, listener: Listener) -> None:
-        self.schedule, self.listener = schedule, listener
+    def __init__(self, schedule: Schedule, listener: Listener, halving: _PerStudy) -> None:
+        self.schedule, self.listener, self.halving = schedule, listener, halving
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
     ) -> None:
         record = _record_in(result)
-        if record is None:
-            return
         if record.status == "stopped":
             self.listener.looked(_work_of(trial), record)
         else:
@@ -196,18 +195,16 @@ class _Records(_WithoutState, tune.Callback):  # type: ignore[misc]
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
     ) -> None:
-        """Closes a trial that the scheduler stopped after a look."""
-        record = _record_in(trial.last_result)
-        if record is not None and record.status == "stopped":
-            self._close(trial, record)
+        """Closes a trial that the scheduler stopped; an interrupted one leaves no record."""
+        if trial.trial_id in self.halving.stopped:
+            self._close(trial, _record_in(trial.last_result))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """The worker died: a method's own errors are records."""
         work = _work_of(trial)
-        error = "the worker process died; if memory ran out, lower --concurrency"
-        so_far = _record_in(trial.last_result) or Record(
-            work.role, work.number, work.seed, work.settings, "failed"
-        )
-        self._close(trial, dataclasses.replace(so_far, status="failed", error=error))
+        record = self.schedule.lost(work)
+        if record is not None:
+            self.listener.finished(work, record)
 
     def _close(self, trial: Trial, record: Record) -> None:
         work = _work_of(trial)
@@ -215,11 +212,12 @@ class _Records(_WithoutState, tune.Callback):  # type: ignore[misc]
         self.listener.finished(work, record)
 
 
-class _PerStudy(_WithoutState, FIFOScheduler):  # type: ignore[misc]
+class _PerStudy(_WithoutState, FIFOScheduler):
     """Tune's scheduler: successive halving among the search trials of each study that asked."""
 
     def __init__(self, schedule: Schedule) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.stopped: set[str] = set()
         self.halving = {
             study: ASHAScheduler(time_attr="look", metric="value", mode="max", max_t=1000)
             for study, agenda in schedule.agendas.items()
@@ -231,9 +229,13 @@ class _PerStudy(_WithoutState, FIFOScheduler):  # type: ignore[misc]
             halving.on_trial_add(controller, trial)
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        if (halving := self._of(trial)) is not None:
-            return str(halving.on_trial_result(controller, trial, result))
-        return str(FIFOScheduler.CONTINUE)
+        halving = self._of(trial)
+        if halving is None or _record_in(result).status != "stopped":
+            return str(FIFOScheduler.CONTINUE)  # its last report; it ends by itself
+        decision = str(halving.on_trial_result(controller, trial, result))
+        if decision == FIFOScheduler.STOP:
+            self.stopped.add(trial.trial_id)
+        return decision
 
     def on_trial_complete(self, controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         if (halving := self._of(trial)) is not None:

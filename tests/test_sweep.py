@@ -128,50 +128,56 @@ def test_the_same_command_again_trains_nothing(undisturbed: Path, data_root: Pat
     assert len(mlflow_runs(undisturbed)) == 14
 
 
-def test_a_killed_sweep_continues_to_the_same_result(
-    undisturbed: Path, data_root: Path, tmp_path: Path
-) -> None:
-    after = 2  # records; other trials are in the middle of their stages then
-    sweep = command(tmp_path, data_root, *SWEEP)
-    process = subprocess.Popen(sweep, stdout=subprocess.DEVNULL, start_new_session=True)
+def start_and_wait_for_records(words: list[str], store: Path, count: int) -> subprocess.Popen:
+    """Starts a sweep in a process group of its own; returns when `count` records are there."""
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 200
-    while sum(keys(tmp_path).values()) < after:
+    while sum(keys(store).values()) < count:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    survived = keys(tmp_path)
-    assert after <= sum(survived.values()) < 12
+    return process
 
-    run(*sweep)
 
-    assert set(keys(tmp_path).values()) == {1}  # nothing twice
-    assert survived <= keys(tmp_path)
-    pd.testing.assert_frame_equal(board(tmp_path), board(undisturbed))
-    runs = mlflow_runs(tmp_path)
+def assert_continues_to_the_same_result(words: list[str], store: Path, undisturbed: Path) -> None:
+    survived = keys(store)
+    assert sum(survived.values()) < 12
+    run(*words)
+    assert set(keys(store).values()) == {1}  # nothing twice
+    assert survived <= keys(store)
+    assert {r["status"] for r in records(store)} == {"finished"}
+    pd.testing.assert_frame_equal(board(store), board(undisturbed))
+    runs = mlflow_runs(store)
     assert set(runs["status"]) == {"FINISHED"}
     assert not runs[["harness.study", "harness.key"]].dropna().duplicated().any()
     assert len(runs) == 14
 
 
-def test_more_trials_extend_a_finished_sweep(undisturbed: Path, data_root: Path) -> None:
-    before = keys(undisturbed)
-    longer = [*SWEEP, "--scheduler", "none"]
-    longer[longer.index("--trials") + 1] = "5"
-    run(*command(undisturbed, data_root, *longer))
-    added = keys(undisturbed) - before
-    searched = sorted(key[1:] for key in added if key[1] == "search")
-    assert searched == [("search", 4, 0), ("search", 4, 0)]
-
-
-def test_interrupting_says_how_to_continue(data_root: Path, tmp_path: Path) -> None:
+def test_a_killed_sweep_continues_to_the_same_result(
+    undisturbed: Path, data_root: Path, tmp_path: Path
+) -> None:
     sweep = command(tmp_path, data_root, *SWEEP)
-    process = subprocess.Popen(sweep, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while not keys(tmp_path):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process = start_and_wait_for_records(sweep, tmp_path, 2)  # others are in the middle of a stage
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert_continues_to_the_same_result(sweep, tmp_path, undisturbed)
+
+
+def test_an_interrupted_sweep_says_so_and_continues_to_the_same_result(
+    undisturbed: Path, data_root: Path, tmp_path: Path
+) -> None:
+    sweep = command(tmp_path, data_root, *SWEEP)
+    process = start_and_wait_for_records(sweep, tmp_path, 1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 130
     assert "the same command continues" in output
+    assert_continues_to_the_same_result(sweep, tmp_path, undisturbed)
+
+
+def test_more_trials_extend_a_finished_sweep(undisturbed: Path, data_root: Path) -> None:
+    before = keys(undisturbed)
+    longer = list(SWEEP)
+    longer[longer.index("--trials") + 1] = "5"
+    run(*command(undisturbed, data_root, *longer))
+    searched = sorted(key[1:] for key in keys(undisturbed) - before if key[1] == "search")
+    assert searched == [("search", 4, 0), ("search", 4, 0)]
