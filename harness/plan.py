@@ -71,8 +71,8 @@ class _PlannedSet(TrainingSet):
 
 class _PlannedRun(Run):
     def __init__(self, seed: int, device: torch.device, store: StageStore) -> None:
-        super().__init__(seed, device, store, torch.empty(0), uses_bias_labels=True)
-        self.store = store
+        self.seed, self.device, self.store = seed, device, store
+        self.metrics: dict[str, float] = {}
         self.planned: list[PlannedStage] = []
 
     def stage(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -85,6 +85,12 @@ class _PlannedRun(Run):
         return
 
     def conflicting(self) -> Tensor:
+        raise _PlanEndsError
+
+    def bias_labels(self) -> Tensor:
+        raise _PlanEndsError
+
+    def validation(self, split: str) -> tuple[TrainingSet, Tensor]:
         raise _PlanEndsError
 
     def _known_digest(self, key: StageKey) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.stages import StageStore, compute_stage, digest, stage_key
+from harness.training_set import BiasedDataset, TrainingSet
 
 
 class StageUse(NamedTuple):
@@ -28,7 +29,7 @@ class Run:
         seed: The trial's seed; stages derive their own random streams from it.
         device: Where networks and batches live.
         store: Where stage results are kept; None computes every stage.
-        conflicting: (N,) bool, the hidden truth that mining is audited against.
+        dataset: Holds the hidden bias labels that mining is audited against.
         uses_bias_labels: Whether the method declared that it trains with bias labels.
         enter: Told the name of each stage as it begins.
     """
@@ -38,7 +39,7 @@ class Run:
         seed: int,
         device: torch.device,
         store: StageStore | None,
-        conflicting: Tensor,
+        dataset: BiasedDataset,
         uses_bias_labels: bool = False,
         enter: Callable[[str], None] = lambda stage: None,
     ) -> None:
@@ -48,7 +49,7 @@ class Run:
         self.stages: list[StageUse] = []
         self.seconds_in_stages = 0.0  # wall time here, whether computing, waiting or reading
         self._store = store
-        self._conflicting = conflicting
+        self._dataset = dataset
         self._uses_bias_labels = uses_bias_labels
         self._enter = enter
 
@@ -97,7 +98,7 @@ class Run:
         Args:
             mined: (N,) bool, True where the method believes a sample to be bias-conflicting.
         """
-        truth = self._conflicting.to(mined.device)
+        truth = self._dataset.conflicting().to(mined.device)
         hits = int((mined & truth).sum())
         size = int(mined.sum())
         self.log(
@@ -115,6 +116,34 @@ class Run:
         Raises:
             PermissionError: The method did not declare ``uses_bias_labels``.
         """
+        self._open_bias_labels()
+        return self._dataset.conflicting().to(self.device)
+
+    def bias_labels(self) -> Tensor:
+        """(N,) int64, the bias attribute of each training sample, for methods that declare it.
+
+        Raises:
+            PermissionError: The method did not declare ``uses_bias_labels``.
+        """
+        self._open_bias_labels()
+        return self._dataset.train.attributes.to(self.device)
+
+    def validation(self, split: str) -> tuple[TrainingSet, Tensor]:
+        """A validation split and its (M,) bias attributes, for methods that declare bias labels.
+
+        Args:
+            split: "valid_biased" or "valid_unbiased".
+
+        Raises:
+            PermissionError: The method did not declare ``uses_bias_labels``, or asks for the test
+                split.
+        """
+        self._open_bias_labels()
+        if not split.startswith("valid_"):
+            raise PermissionError(f"split {split!r} is closed to every method")
+        held_out = TrainingSet(self._dataset, self.device, split=split)
+        return held_out, self._dataset.evaluation[split].attributes.to(self.device)
+
+    def _open_bias_labels(self) -> None:
         if not self._uses_bias_labels:
             raise PermissionError("bias labels are closed to a method that does not declare them")
-        return self._conflicting.to(self.device)

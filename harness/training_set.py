@@ -93,10 +93,14 @@ class BiasedDataset:
     evaluation: dict[str, GroupedSplit]
     fingerprint: str
 
+    def conflicting(self) -> Tensor:
+        """(N,) bool, the bias-conflicting training samples."""
+        return ~self.aligned[self.train.labels, self.train.attributes]
 
-def training_fingerprint(arrays: str, transform: Transform) -> str:
+
+def training_fingerprint(arrays: str, transform: Transform, split: str = "train") -> str:
     """Digest of all that batches depend on besides the random stream."""
-    return hashlib.sha256(f"{arrays} {transform}".encode()).hexdigest()
+    return hashlib.sha256(f"{arrays} {split} {transform}".encode()).hexdigest()
 
 
 class TrainingSet:
@@ -106,6 +110,7 @@ class TrainingSet:
         dataset: Where the images come from.
         device: Where they are put.
         observe: Told (steps done, steps in all) as batches are drawn, for progress display.
+        split: "train", or a validation split for methods that declare bias labels.
     """
 
     def __init__(
@@ -113,16 +118,18 @@ class TrainingSet:
         dataset: BiasedDataset,
         device: torch.device,
         observe: Callable[[int, int], None] = lambda done, total: None,
+        split: str = "train",
     ) -> None:
+        source = dataset.train if split == "train" else dataset.evaluation[split]
         self.device = device
         self.num_classes = dataset.num_classes
-        channels, height, width = dataset.train.images.shape[1:]
+        channels, height, width = source.images.shape[1:]
         self.image_shape: tuple[int, int, int] = (channels, height, width)
-        self.labels = dataset.train.labels.to(device)
+        self.labels = source.labels.to(device)
         self.observe = observe
-        self._images = dataset.train.images.to(device)
+        self._images = source.images.to(device)
         self._transform = dataset.transform
-        self.fingerprint = training_fingerprint(dataset.fingerprint, dataset.transform)
+        self.fingerprint = training_fingerprint(dataset.fingerprint, dataset.transform, split)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -103,7 +103,7 @@ def _fit(
         work.seed,
         device,
         StageStore(store.stages) if share_stages else None,
-        _conflicting(dataset),
+        dataset,
         method.uses_bias_labels,
         enter,
     )
@@ -169,11 +169,6 @@ def _make_reproducible(seed: int, device: torch.device) -> None:
         torch.set_num_threads(1)  # sums split over threads differ in their last bits
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-
-
-def _conflicting(dataset: BiasedDataset) -> torch.Tensor:
-    """(N,) bool, the bias-conflicting training samples."""
-    return ~dataset.aligned[dataset.train.labels, dataset.train.attributes]
 
 
 def _evaluate(

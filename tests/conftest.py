@@ -78,11 +78,10 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def make_run(tiny: BiasedDataset) -> Callable[..., Run]:
     """Run(seed, stage folder or None)."""
-    conflicting = tiny.train.labels != tiny.train.attributes
 
     def make(stages: Path | None = None, seed: int = 0, **options: bool) -> Run:
         store = StageStore(stages) if stages else None
-        return Run(seed, CPU, store, conflicting, **options)
+        return Run(seed, CPU, store, tiny, **options)
 
     return make
 

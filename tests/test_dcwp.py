@@ -318,8 +318,7 @@ def test_dcwp_debiases(make_run: Callable[..., Run], tmp_path: Path) -> None:
     short = {f"{phase}.steps": steps for phase, steps in phases.items()}
     short |= {f"{phase}.batch_size": 64 for phase in phases}
     method = build(DCWP, registry.preset_settings("dcwp", "quick", "synthetic", 5.0) | short)
-    conflicting = data.train.labels != data.train.attributes
-    run = Run(0, torch.device("cpu"), None, conflicting)
+    run = Run(0, torch.device("cpu"), None, data)
     torch.manual_seed(0)
     *_, net = method.fit(train, run)
 

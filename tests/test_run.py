@@ -13,6 +13,8 @@ from torch import Tensor
 
 from harness.run import Run
 from harness.stages import StageStore
+from harness.training_set import BiasedDataset
+from tests.conftest import make_dataset
 
 
 def double(x: Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def test_stages_are_announced(tiny_run: Callable[..., Run]) -> None:
 @pytest.fixture
 def tiny_run() -> Callable[..., Run]:
     def make(enter: Callable[[str], None]) -> Run:
-        return Run(0, torch.device("cpu"), None, torch.zeros(4, dtype=torch.bool), enter=enter)
+        return Run(0, torch.device("cpu"), None, make_dataset(), enter=enter)
 
     return make
 
@@ -103,3 +105,19 @@ def test_without_a_store_nothing_is_written(make_run: Callable[..., Run], tmp_pa
     assert [use.reused for use in run.stages] == [False, False]
     assert not list(tmp_path.iterdir())
     assert StageStore(tmp_path / "none").root.exists() is False
+
+
+def test_bias_labels_and_validation_open_to_declared_methods_only(
+    tiny: BiasedDataset, make_run: Callable[..., Run]
+) -> None:
+    closed, declared = make_run(), make_run(uses_bias_labels=True)
+    for ask in (closed.bias_labels, closed.conflicting, lambda: closed.validation("valid_biased")):
+        with pytest.raises(PermissionError, match="does not declare"):
+            ask()
+    assert torch.equal(declared.bias_labels(), tiny.train.attributes)
+    held_out, attributes = declared.validation("valid_unbiased")
+    assert torch.equal(held_out.labels, tiny.evaluation["valid_unbiased"].labels)
+    assert torch.equal(attributes, tiny.evaluation["valid_unbiased"].attributes)
+    assert held_out.fingerprint != declared.validation("valid_biased")[0].fingerprint
+    with pytest.raises(PermissionError, match="closed to every method"):
+        declared.validation("test")

@@ -27,6 +27,7 @@ from harness.optimization import Descent, Training, state
 from harness.run import Run
 from harness.stages import StageStore, digest, source_digest, stage_key
 from harness.training_set import TrainingSet
+from tests.conftest import make_dataset
 
 CPU = torch.device("cpu")
 CALLS: list[str] = []
@@ -609,7 +610,7 @@ def slow(folder: str) -> Tensor:
 
 
 def run_slow(folder: str) -> Tensor:
-    run = Run(0, CPU, StageStore(Path(folder) / "stages"), torch.zeros(1))
+    run = Run(0, CPU, StageStore(Path(folder) / "stages"), make_dataset())
     result: Tensor = run.stage(slow, folder)
     return result
 

@@ -64,7 +64,6 @@ class Recipe:
         version: Raised whenever the built arrays change, so that old ones are not used again.
         build: Makes the arrays. Equal arguments give equal arrays.
         raw_files: Path under `<root>/raw` to md5, of every raw file the arrays depend on.
-        primary_metric: What a leaderboard ranks by.
         aligned: (num_classes, num_attributes), the bias-aligned cells; empty for the identity.
     """
 
@@ -80,7 +79,6 @@ class Recipe:
     version: int
     build: Build
     raw_files: Mapping[str, str] = field(default_factory=dict)
-    primary_metric: str = "unbiased_accuracy"
     aligned: tuple[tuple[bool, ...], ...] = ()
 
     def check_ratio(self, ratio: float) -> None:
