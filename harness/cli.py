@@ -21,6 +21,10 @@ data = typer.Typer(no_args_is_help=True, help="Build data sets.")
 app.add_typer(data, name="data")
 
 Methods = Annotated[list[str], typer.Option("--method", help="Method; repeat for several.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", help="Python file that defines a method; repeat for several."),
+]
 Datasets = Annotated[list[str], typer.Option("--dataset", help="Data set; repeat for several.")]
 Ratios = Annotated[
     list[float] | None,
@@ -60,6 +64,7 @@ def sweep(
     method: Methods,
     dataset: Datasets,
     ratio: Ratios = None,
+    plugin: Plugins = None,
     preset: Preset = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Settings to try.  [default: by preset]")
@@ -116,7 +121,8 @@ def sweep(
     from harness.study import Store
 
     choice = Choice(
-        methods=method, datasets=dataset, ratios=ratio or [1.0], preset=preset, device=device,
+        methods=method, datasets=dataset, ratios=ratio or [1.0], plugins=plugin or [],
+        preset=preset, device=device,
         set=set_ or [], fix=fix or [], search=search or [], space=space, searcher=searcher,
         scheduler=scheduler, select=select, search_seeds=search_seeds, data_seed=data_seed,
     )  # fmt: skip
@@ -132,6 +138,7 @@ def train(
     dataset: Annotated[str, typer.Option(help="Data set.")],
     ratio: Annotated[float, typer.Option(help="Conflicting share in percent.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
+    plugin: Plugins = None,
     preset: Preset = None,
     set_: Sets = None,
     device: Device = None,
@@ -146,7 +153,8 @@ def train(
     from harness.study import Store
 
     choice = Choice(
-        methods=[method], datasets=[dataset], ratios=[ratio], preset=preset, device=device,
+        methods=[method], datasets=[dataset], ratios=[ratio], plugins=plugin or [],
+        preset=preset, device=device,
         set=set_ or [], data_seed=data_seed,
     )  # fmt: skip
     return commands.train(choice, Store(store), data_root, seed, tracking_uri)
@@ -178,6 +186,28 @@ def methods(
     from harness import commands
 
     commands.methods(name, dataset)
+
+
+@app.command()
+def check(
+    method: Annotated[str, typer.Argument(help="Method.")],
+    plugin: Annotated[Path | None, typer.Option(help="Python file that defines it.")] = None,
+) -> int:
+    """Check that a method keeps the harness's contract; says in words what is wrong."""
+    from harness import commands
+
+    return commands.check(method, plugin)
+
+
+@app.command()
+def new_method(
+    name: Annotated[str, typer.Argument(help="Name of the method and its file.")],
+    folder: Annotated[Path, typer.Option(help="Where the file is written.")] = Path(),
+) -> None:
+    """Write a working method to start from."""
+    from harness import commands
+
+    commands.new_method(name, folder)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 import os
 import shutil
@@ -17,12 +18,14 @@ from filelock import FileLock, Timeout
 
 from harness import console, datasets, registry, tracking
 from harness.compose import Choice, compose
+from harness.conformance import Conformance
 from harness.console import say
 from harness.execution import Site, run_inline
 from harness.ledger import Record
 from harness.plan import PlannedStage, plan, shared_stages
 from harness.proposals import Proposals
 from harness.schedule import Schedule, SingleRun, Sweep
+from harness.skeleton import skeleton
 from harness.space import Settings, parameters, unknown
 from harness.stages import StageStore
 from harness.study import CONFIRM_SEED, Store, Study, Work
@@ -121,7 +124,7 @@ def _schedule(
 def _plan(study: Study, settings: Settings, seed: int, site: Site) -> list[PlannedStage]:
     card = datasets.describe(study.dataset, site.data_root, study.ratio, study.data_seed)
     return plan(
-        study.method,
+        registry.load(study.method, study.plugin),
         settings,
         datasets.get(study.dataset),
         card["fingerprint"] if card else "not built",
@@ -297,7 +300,7 @@ def methods(name: str | None, dataset: str | None) -> None:
     method = registry.load(name)
     say(registry.summary(method))
     shown = [datasets.get(dataset).name] if dataset else list(datasets.RECIPES)
-    space = registry.search_space(name, shown[0]) if dataset else {}
+    space = registry.search_space(method, shown[0]) if dataset else {}
     published = {d: registry.preset_settings(name, "paper", d, 1.0) for d in shown}
     rows = []
     for parameter in parameters(method).values():
@@ -308,6 +311,34 @@ def methods(name: str | None, dataset: str | None) -> None:
         rows.append((parameter.name, str(parameter.default), searched, authors, parameter.doc))
     columns = ["hyperparameter", "default", "range", "authors' setting (1 %)", "meaning"]
     console.show(pd.DataFrame(rows, columns=columns))
+
+
+def check(name: str, plugin: Path | None) -> int:
+    """Runs a method's conformance checks; returns the exit code."""
+    method = registry.load(name, str(plugin.resolve()) if plugin else "")
+    faults = 0
+    for finding in Conformance(method).findings():
+        say(f"{'FAULT' if finding.fault else 'ok   '} {finding.check}")
+        if finding.fault:
+            say(f"      {finding.fault}")
+            faults += 1
+    say(f"{name}: {faults} faults" if faults else f"{name} conforms")
+    return 1 if faults else 0
+
+
+def new_method(name: str, folder: Path) -> None:
+    """Writes a working method to start from."""
+    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
+        raise ValueError(f"{name!r} cannot name a method: use lower-case letters, digits and _")
+    path = folder / f"{name}.py"
+    try:
+        with path.open("x") as file:  # never overwrites
+            file.write(skeleton(name))
+    except FileExistsError:
+        raise ValueError(f"{path} exists; choose another name") from None
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from None
+    say(f"wrote {path}; next: harness check {name} --plugin {path}")
 
 
 def datasets_(name: str | None, ratio: float, seed: int, data_root: Path | None) -> None:

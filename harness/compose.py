@@ -40,6 +40,7 @@ class Choice:
     methods: list[str]
     datasets: list[str]
     ratios: list[float]
+    plugins: list[Path] = field(default_factory=list)
     preset: str | None = None
     device: str | None = None
     set: list[str] = field(default_factory=list)
@@ -87,7 +88,9 @@ def compose(choice: Choice, searched: bool = True) -> Composition:
             f"--scheduler asha compares single runs, but --search-seeds {choice.search_seeds}: "
             "use one search seed"
         )
-    methods = {name: registry.load(name) for name in dict.fromkeys(choice.methods)}
+    files = {n: str(f.resolve()) for f in choice.plugins for n in registry.methods_in(f.resolve())}
+    names = dict.fromkeys(choice.methods)
+    methods = {name: registry.load(name, files.get(name, "")) for name in names}
     for name in choice.datasets:
         datasets.get(name)
     typed = _Typed(choice, [parameters(method) for method in methods.values()])
@@ -97,13 +100,14 @@ def compose(choice: Choice, searched: bool = True) -> Composition:
     studies = []
     for dataset, ratio, (name, method) in combinations:
         base = _base_settings(method, name, preset.name, dataset, ratio, typed.values)
-        space = typed.space(method, registry.search_space(name, dataset)) if searched else {}
+        space = typed.space(method, registry.search_space(method, dataset)) if searched else {}
         _check_space(method, base, space)
         recipe = datasets.get(dataset)
         recipe.check_ratio(ratio)
         studies.append(
             Study(
                 method=name,
+                plugin=files.get(name, ""),
                 dataset=dataset,
                 ratio=ratio,
                 preset=preset.name,

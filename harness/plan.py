@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from harness import registry
 from harness.datasets import Recipe
+from harness.method import Method
 from harness.run import Run
 from harness.space import Range, Settings, build
 from harness.stages import StageKey, StageStore, digest, stage_key
@@ -99,7 +99,7 @@ class _PlannedRun(Run):
 
 
 def plan(
-    method: str,
+    method: type[Method],
     settings: Settings,
     recipe: Recipe,
     fingerprint: str,
@@ -111,7 +111,7 @@ def plan(
     run = _PlannedRun(seed, device, store)
     with torch.random.fork_rng():
         try:
-            instance = build(registry.load(method), settings)
+            instance = build(method, settings)
             next(instance.fit(_PlannedSet(recipe, fingerprint), run), None)
         except _PlanEndsError:
             pass

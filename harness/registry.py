@@ -7,9 +7,12 @@ file. An import error in a method's file is raised as it is, never skipped.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import ModuleType
 
 import methods
@@ -26,12 +29,18 @@ def names() -> list[str]:
     return sorted(built_in | {entry.name for entry in entry_points(group=GROUP)})
 
 
-def load(name: str) -> type[Method]:
+def load(name: str, plugin: str = "") -> type[Method]:
     """The class of a method.
+
+    Args:
+        name: The method's name.
+        plugin: A file outside the package that defines it; empty for a registered method.
 
     Raises:
         ValueError: No method has that name, or its file defines none.
     """
+    if plugin:
+        return _method_in(_import_file(Path(plugin)), name)
     if name not in names():
         raise ValueError(unknown("method", name, names()))
     for entry in entry_points(group=GROUP):
@@ -40,11 +49,45 @@ def load(name: str) -> type[Method]:
     return _method_in(import_module(f"methods.{name}"), name)
 
 
-def _method_in(module: ModuleType, name: str) -> type[Method]:
+def methods_in(plugin: Path) -> list[str]:
+    """Names of the methods that a file defines.
+
+    Raises:
+        ValueError: There is no such file, or no method in it.
+    """
+    found = [method.name for method in _methods(_import_file(plugin))]
+    if not found:
+        raise ValueError(f"{plugin} defines no Method; `harness new-method NAME` writes one")
+    return found
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Imports a file under a name of its own; its import errors are raised as they are."""
+    name = f"harness_plugin_{path.stem}"
+    loaded = sys.modules.get(name)
+    if loaded is not None and loaded.__file__ == str(path):
+        return loaded
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ValueError(f"no Python file at {path}; correct --plugin")
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and stage keys look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def _methods(module: ModuleType) -> Iterator[type[Method]]:
+    """The methods that a module defines, without those it imports."""
     for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Method) and value is not Method:
-            if getattr(value, "name", None) == name:
-                return value
+        if isinstance(value, type) and issubclass(value, Method):
+            if value.__module__ == module.__name__ and hasattr(value, "name"):
+                yield value
+
+
+def _method_in(module: ModuleType, name: str) -> type[Method]:
+    for method in _methods(module):
+        if method.name == name:
+            return method
     raise ValueError(f"{module.__name__} defines no Method with name = {name!r}")
 
 
@@ -65,13 +108,13 @@ def preset_settings(name: str, preset: str, dataset: str, ratio: float) -> Setti
     return dict(module.settings(preset, dataset, ratio)) if module else {}
 
 
-def search_space(name: str, dataset: str) -> dict[str, Range]:
+def search_space(method: type[Method], dataset: str) -> dict[str, Range]:
     """The ranges that a sweep searches by default: those on the fields, overridden per data set."""
     on_fields = {
         p.name: p.search
-        for p in parameters(load(name)).values()
+        for p in parameters(method).values()
         if p.search is not None and not p.on_request
     }
-    module = _space_module(name)
+    module = _space_module(method.name)
     overrides: Mapping[str, Range] = module.SPACES.get(dataset, {}) if module else {}
     return on_fields | dict(overrides)

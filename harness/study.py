@@ -47,6 +47,7 @@ class Study:
     """What makes results comparable; two commands with equal fields continue the same study.
 
     Attributes:
+        plugin: File that defines the method, if it is not a registered one.
         ratio: Share of bias-conflicting training samples, in percent.
         base: Settings of the first trial: the preset's, with the user's changes.
         space: What the search varies, by dotted name.
@@ -56,6 +57,7 @@ class Study:
     """
 
     method: str
+    plugin: str
     dataset: str
     ratio: float
     preset: str

@@ -83,7 +83,7 @@ def _fit(
     device = torch.device(study.device)
     _make_reproducible(work.seed, device)
     dataset = datasets.load(study.dataset, data_root, study.ratio, study.data_seed)
-    method = build(registry.load(study.method), work.settings)
+    method = build(registry.load(study.method, study.plugin), work.settings)
     stage = "fit"
     done = 0
 

@@ -98,6 +98,7 @@ def make_study() -> Callable[..., Study]:
     ) -> Study:
         study = Study(
             method=method,
+            plugin="",
             dataset="tiny",
             ratio=12.5,
             preset="quick",

@@ -45,7 +45,7 @@ def recipe(tiny: BiasedDataset) -> Recipe:
 def planner(recipe: Recipe, tiny: BiasedDataset, tmp_path: Path) -> Callable[..., object]:
     def make(method: str, seed: int = 0, folder: Path = tmp_path) -> Callable[..., object]:
         store = StageStore(folder)
-        return lambda s: plan(method, s, recipe, tiny.fingerprint, seed, CPU, store)
+        return lambda s: plan(registry.load(method), s, recipe, tiny.fingerprint, seed, CPU, store)
 
     return make
 

@@ -273,19 +273,29 @@ def test_grid_points() -> None:
 # Spaces of registered methods
 
 
+def space_of(method: str, dataset: str) -> dict[str, Range]:
+    return registry.search_space(registry.load(method), dataset)
+
+
 def test_space_overrides_by_data_set() -> None:
     """The authors' range on CIFAR-10-C, and that of the field elsewhere."""
-    assert registry.search_space("dcwp", "cifar10c")["prune.sparsity_weight"] == Log(1e-10, 1e-7)
-    assert registry.search_space("dcwp", "cmnist")["prune.sparsity_weight"] == Log(1e-10, 1e-6)
-    other = registry.search_space("dcwp", "cmnist").keys()
-    assert registry.search_space("dcwp", "cifar10c").keys() == other
+    assert space_of("dcwp", "cifar10c")["prune.sparsity_weight"] == Log(
+        1e-10, 1e-7
+    )
+    assert space_of("dcwp", "cmnist")["prune.sparsity_weight"] == Log(
+        1e-10, 1e-6
+    )
+    other = space_of("dcwp", "cmnist").keys()
+    assert space_of("dcwp", "cifar10c").keys() == other
 
 
 def test_what_is_upstream_of_a_shared_stage_is_searched_only_on_request() -> None:
-    space = registry.search_space("dcwp", "cmnist")
+    space = space_of("dcwp", "cmnist")
     assert not [name for name in space if name.startswith(("pretrain.", "mining."))]
     assert {"prune.lr", "retrain.lr", "contrastive.temperature"} <= space.keys()
-    assert {"training.lr", "training.weight_decay"} == registry.search_space("erm", "cmnist").keys()
+    assert {"training.lr", "training.weight_decay"} == registry.search_space(
+        registry.load("erm"), "cmnist"
+    ).keys()
 
 
 @pytest.mark.parametrize(("ratio", "upweight"), [(0.5, 80), (1, 50), (2, 30), (5, 10), (0.6, 80)])

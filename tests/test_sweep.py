@@ -181,3 +181,26 @@ def test_more_trials_extend_a_finished_sweep(undisturbed: Path, data_root: Path)
     run(*command(undisturbed, data_root, *longer))
     searched = sorted(key[1:] for key in keys(undisturbed) - before if key[1] == "search")
     assert searched == [("search", 4, 0), ("search", 4, 0)]
+
+
+def test_a_method_in_one_file_outside_the_package_reaches_the_leaderboard(
+    data_root: Path, tmp_path: Path
+) -> None:
+    plugin = tmp_path / "constant.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\n"
+        "from harness import Method, tunable\n"
+        "from harness.nets import Backbone, build_net\n"
+        "from harness.space import Uniform\n"
+        "@dataclass(frozen=True)\n"
+        "class Constant(Method):\n"
+        "    'Does not train.'\n"
+        "    name = 'constant'\n"
+        "    scale: float = tunable(1.0, 'Factor on the weights.', Uniform(0.5, 2.0))\n"
+        "    def fit(self, train, run):\n"
+        "        yield build_net(Backbone(), train.num_classes, train.image_shape)\n"
+    )
+    words = ["sweep", "--method", "constant", "--plugin", str(plugin), "--dataset", "synthetic"]
+    run(*command(tmp_path / "store", data_root, *words, "--trials", "2", "--seeds", "2"))
+    (row,) = board(tmp_path / "store").itertuples()
+    assert (row.method, row.n, row.trials) == ("constant", 2, 2)
