@@ -1,4 +1,4 @@
-"""The command line: options and their documentation. What they do is in `harness.commands`."""
+"""The command line: options and their documentation. What they do is in `jobs` and `commands`."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def sweep(
 
     The same command continues where an interrupted one stopped; more --trials extend it.
     """
-    from harness import commands
+    from harness import jobs
     from harness.compose import Choice
     from harness.study import Store
 
@@ -126,7 +126,7 @@ def sweep(
         set=set_ or [], fix=fix or [], search=search or [], space=space, searcher=searcher,
         scheduler=scheduler, select=select, search_seeds=search_seeds, data_seed=data_seed,
     )  # fmt: skip
-    return commands.sweep(
+    return jobs.sweep(
         choice, Store(store), data_root, trials, seeds, budget_hours, concurrency, address,
         tracking_uri, fresh, dry_run,
     )  # fmt: skip
@@ -148,7 +148,7 @@ def train(
     tracking_uri: TrackingUri = None,
 ) -> int:
     """Train one setting with one seed, without a search, and test it."""
-    from harness import commands
+    from harness import jobs
     from harness.compose import Choice
     from harness.study import Store
 
@@ -157,7 +157,7 @@ def train(
         preset=preset, device=device,
         set=set_ or [], data_seed=data_seed,
     )  # fmt: skip
-    return commands.train(choice, Store(store), data_root, seed, tracking_uri)
+    return jobs.train(choice, Store(store), data_root, seed, tracking_uri)
 
 
 @app.command()

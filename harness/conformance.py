@@ -96,14 +96,10 @@ class Conformance:
             raise Fault("the dataclass is not frozen: a fit could change its own hyperparameters")
         written = self.method.__doc__ or ""  # @dataclass writes "Name(field: …)" where none is
         if not written.strip() or written.startswith(f"{self.method.__name__}("):
-            raise Fault(
-                "no docstring on the class; `harness methods` lists its first line"
-            )
+            raise Fault("no docstring on the class; `harness methods` lists its first line")
         bare = [p.name for p in parameters(self.method).values() if not p.doc]
         if bare:
-            raise Fault(
-                f"undocumented hyperparameters: {', '.join(bare)}; use tunable()"
-            )
+            raise Fault(f"undocumented hyperparameters: {', '.join(bare)}; use tunable()")
 
     def check_settings(self) -> None:
         """Defaults are valid and survive the way through text, as --set and MLflow have them."""
@@ -133,9 +129,7 @@ class Conformance:
         """Its result depends on training, not on the initial draw alone."""
         weights, _ = self.weights()
         if len(weights) > 1 and _same(weights[:1], weights[-1:]):
-            raise Fault(
-                "the first and the last classifier are equal: nothing is trained"
-            )
+            raise Fault("the first and the last classifier are equal: nothing is trained")
 
     def check_seeds(self) -> None:
         """The same seed gives the same bits, another seed others."""

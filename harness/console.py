@@ -110,9 +110,11 @@ class SweepView:
             outcome = record.error or f"{study.select} {_percent(study.value(record))}"
             where = f"{work.study} {_label(work)}"
             say(f"{_clock()} {record.status} {where}: {outcome} ({record.seconds:.0f} s)")
+        for warning in record.warnings:
+            say(f"{_clock()} warning {work.study} {_label(work)}: {warning}")
 
     def _render(self) -> Group:
-        studies = Table(title="studies", title_justify="left")
+        studies = _table("studies")
         for column in ("study", "runs", "failed", "best so far"):
             studies.add_column(column)
         for agenda in self.schedule.agendas.values():
@@ -122,7 +124,7 @@ class SweepView:
             best = "" if winner is None else f"{_percent(values[winner])} (trial {winner})"
             failed = sum(record.status == "failed" for record in ledger.records.values())
             studies.add_row(study.id, f"{done}/{total}", str(failed), best)
-        running = Table(title="running", title_justify="left")
+        running = _table("running")
         for column in ("study", "work", "stage", "step", "steps/s"):
             running.add_column(column)
         for work in list(self.schedule.running.values()):
@@ -143,6 +145,10 @@ class SweepView:
             return f"{left} runs to do"
         pace = (time.monotonic() - self.began) / self.finished_here
         return f"{left} runs to do, about {pace * left / 60:.0f} min at the pace so far"
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def _progress(store: Store, work: Work) -> tuple[str, int, int, float]:

@@ -53,6 +53,7 @@ class Record:
         metrics: Scalars the method logged.
         stages: Name, key, seconds and whether it was reused, per stage.
         seconds: Compute seconds, reused stages credited, evaluation excluded.
+        warnings: What it warned of, such as an empty mined set.
         error: Why it failed; empty otherwise.
     """
 
@@ -68,6 +69,7 @@ class Record:
     seconds: float = 0.0
     started: str = ""
     uses_bias_labels: bool = False
+    warnings: list[str] = field(default_factory=list)
     error: str = ""
     traceback: str = ""
 

@@ -210,3 +210,30 @@ def relative_difficulty(
     e_biased = biased.values[indices] / biased_max
     e_debiased = debiased.values[indices] / debiased_max
     return e_biased / (e_biased + e_debiased + 1e-8)
+
+
+def group_ids(labels: Tensor, attributes: Tensor) -> Tensor:
+    """Number the groups, cells of label and bias attribute, that have samples.
+
+    Args:
+        labels: (N,) int.
+        attributes: (N,) int.
+
+    Returns:
+        (N,) int64 in 0 … G-1, ordered by label and then by attribute; no number is unused.
+    """
+    cells = labels * (attributes.max() + 1) + attributes
+    numbers: Tensor = cells.unique(return_inverse=True)[1]
+    return numbers
+
+
+def balanced_weights(groups: Tensor) -> Tensor:
+    """Weigh samples so that each of their groups is drawn equally often: N / size of the group.
+
+    Args:
+        groups: (N,) int, group or class of each sample.
+
+    Returns:
+        (N,) sampling weights.
+    """
+    return len(groups) / torch.bincount(groups)[groups]

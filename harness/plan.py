@@ -81,7 +81,7 @@ class _PlannedRun(Run):
         self.planned.append(PlannedStage(function.__name__, key, self.store.holds(key)))
         return _StandIn(self._known_digest(key))
 
-    def audit(self, mined: Tensor) -> None:
+    def audit(self, mined: Tensor, scores: Tensor | None = None) -> None:
         return
 
     def conflicting(self) -> Tensor:

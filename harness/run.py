@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,15 +93,19 @@ class Run:
         """Records scalars of this trial, such as the density of a pruned network."""
         self.metrics |= {name: float(value) for name, value in metrics.items()}
 
-    def audit(self, mined: Tensor) -> None:
+    def audit(self, mined: Tensor, scores: Tensor | None = None) -> None:
         """Compares a mined set with the hidden bias-conflicting samples, for reports only.
+
+        Warns when the set is empty or holds more than half of the data: what leans on it is then
+        plain training.
 
         Args:
             mined: (N,) bool, True where the method believes a sample to be bias-conflicting.
+            scores: (N,) the belief it was thresholded from, if there is one; adds the average
+                precision of the ranking.
         """
         truth = self._dataset.conflicting().to(mined.device)
-        hits = int((mined & truth).sum())
-        size = int(mined.sum())
+        hits, size = int((mined & truth).sum()), int(mined.sum())
         self.log(
             **{
                 "mining/size": size,
@@ -109,6 +114,12 @@ class Run:
                 "mining/recall": hits / max(int(truth.sum()), 1),
             }
         )
+        if scores is not None:
+            self.log(**{"mining/average_precision": _average_precision(scores, truth)})
+        if not size:
+            warnings.warn("the mined set is empty", stacklevel=2)
+        elif size > len(mined) / 2:
+            warnings.warn(f"the mined set holds {size / len(mined):.0%} of the data", stacklevel=2)
 
     def conflicting(self) -> Tensor:
         """(N,) bool, the true bias-conflicting samples, for methods that declare bias labels.
@@ -147,3 +158,10 @@ class Run:
     def _open_bias_labels(self) -> None:
         if not self._uses_bias_labels:
             raise PermissionError("bias labels are closed to a method that does not declare them")
+
+
+def _average_precision(scores: Tensor, truth: Tensor) -> float:
+    """Mean over the true samples of the precision at their rank, highest score first."""
+    ranked = truth[scores.argsort(descending=True, stable=True)]
+    precision = ranked.cumsum(0) / torch.arange(1, len(ranked) + 1, device=ranked.device)
+    return float(precision[ranked].mean()) if ranked.any() else float("nan")

@@ -20,7 +20,6 @@ import random
 import shutil
 import sys
 import sysconfig
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,10 +37,13 @@ from torch import Tensor
 from harness.training_set import TrainingSet
 
 NUMERICS = (
+    "harness.committee",
+    "harness.disentangled",
     "harness.gates",
     "harness.losses",
     "harness.nets",
     "harness.optimization",
+    "harness.pretraining",
     "harness.training_set",
 )
 """The harness modules that stages compute with; a change in one of them makes every stage new."""
@@ -264,7 +266,9 @@ class StageStore:
             "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
             "seconds": result.seconds,
         }
-        part = Path(tempfile.mkdtemp(dir=self.root, prefix="part-"))
+        part = self._folder(key).with_suffix(".part")  # the lock is held
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
+        part.mkdir()
         try:
             _write_durably(part / "value.pt", buffer.getbuffer())
             _write_durably(part / "manifest.json", json.dumps(manifest, indent=1).encode())

@@ -173,9 +173,12 @@ class Store:
             ValueError: It was written by a newer version, or is not readable.
         """
         fields = self._read(study)["study"]
-        fields["space"] = {n: range_from_json(r) for n, r in fields["space"].items()}
-        fields["search_seeds"] = tuple(fields["search_seeds"])
-        return Study(**fields)
+        try:
+            fields["space"] = {n: range_from_json(r) for n, r in fields["space"].items()}
+            fields["search_seeds"] = tuple(fields["search_seeds"])
+            return Study(**fields)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"cannot read the study {self.folder(study)}: {error}") from None
 
     def environment(self, study: str) -> dict[str, str]:
         """When the study began, and with which packages, platform and git commit."""

@@ -231,6 +231,8 @@ def _write(session: _Session, store: Store, study: Study, record: Record, parent
     }
     if record.error:
         tags["error"] = record.error[:5000]
+    if record.warnings:
+        tags["warnings"] = "; ".join(record.warnings)[:5000]
     name = f"{record.role} {record.number} seed {record.seed}"
     run = client.create_run(session.experiment, run_name=name, tags=tags)
     run_id = run.info.run_id

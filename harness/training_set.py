@@ -134,17 +134,23 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def shuffled(self, batch_size: int, steps: int, drop_last: bool = False) -> Iterator[Batch]:
+    def shuffled(
+        self, batch_size: int, steps: int, drop_last: bool = False, copies: Tensor | None = None
+    ) -> Iterator[Batch]:
         """Yields `steps` augmented batches: epoch after epoch, each a new permutation.
 
-        The short batch at the end of an epoch is kept unless `drop_last`.
+        The short batch at the end of an epoch is kept unless `drop_last`. Sample n occurs
+        ``copies[n]`` times in an epoch, (N,) int; once without `copies`.
         """
-        if drop_last and batch_size > len(self):
-            raise ValueError(f"{batch_size=} must not exceed the {len(self)} training samples")
+        pool = torch.arange(len(self))
+        if copies is not None:
+            pool = pool.repeat_interleave(copies.cpu())
+        if drop_last and batch_size > len(pool):
+            raise ValueError(f"{batch_size=} must not exceed the {len(pool)} training samples")
 
         def epochs() -> Iterator[Tensor]:
             while True:
-                for indices in torch.randperm(len(self)).split(batch_size):
+                for indices in pool[torch.randperm(len(pool))].split(batch_size):
                     if not drop_last or len(indices) == batch_size:
                         yield indices
 

@@ -7,6 +7,7 @@ import json
 import random
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,13 +62,18 @@ def run_work(
         record = looked
         report(looked)
 
-    try:
-        return _fit(study, work, record, store, data_root, note, progress, share_stages)
-    except Exception as error:  # a failed trial is a result, whatever its method raised
-        reason = f"{study.method}: {type(error).__name__}: {error}"
-        return dataclasses.replace(
-            record, status="failed", error=reason, traceback=traceback.format_exc()
-        )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            record = _fit(study, work, record, store, data_root, note, progress, share_stages)
+        except Exception as error:  # a failed trial is a result, whatever its method raised
+            reason = f"{study.method}: {type(error).__name__}: {error}"
+            record = dataclasses.replace(
+                record, status="failed", error=reason, traceback=traceback.format_exc()
+            )
+    # Deprecations and the like, which are for programmers, have categories of their own.
+    said = dict.fromkeys(str(each.message) for each in caught if each.category is UserWarning)
+    return dataclasses.replace(record, warnings=list(said))
 
 
 def _fit(

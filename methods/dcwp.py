@@ -36,7 +36,8 @@ from harness import Method, Run, TrainingSet, tunable
 from harness.gates import add_gates, apply_mask, density, gates, layer_density, read_mask
 from harness.losses import confident_cross_entropy, debiased_contrastive, gce, sparsity
 from harness.nets import Backbone, Net, build_net
-from harness.optimization import Descent, Training, state
+from harness.optimization import Descent, Training
+from harness.pretraining import initialise, load, pretrain
 from harness.space import Choice, Log, Uniform
 
 GATE_START = 1.5  # every gate's initial value in the authors' code
@@ -186,33 +187,10 @@ class MinedBatch(NamedTuple):
     weights: Tensor  # (B,) loss weights; all ones when mined samples are drawn more often instead
 
 
-def initialise(train: TrainingSet, backbone: Backbone) -> dict[str, Tensor]:
-    """S0: the classifier before training; the state that `retrain.rewind` goes back to."""
-    return state(build_net(backbone, train.num_classes, train.image_shape))
-
-
-def load(train: TrainingSet, backbone: Backbone, weights: dict[str, Tensor]) -> Net:
-    """A network with given weights, which must not be fetched again if they were pre-trained."""
-    net = build_net(Backbone(backbone.arch), train.num_classes, train.image_shape)
-    net.load_state_dict(weights)
-    return net.to(train.device)
-
-
-def pretrain(
-    train: TrainingSet, backbone: Backbone, config: Training, initial: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """S1: the dense classifier under plain cross-entropy."""
-    net = load(train, backbone, initial)
-    descent = Descent(net.parameters(), config)
-    for batch in train.shuffled(config.batch_size, config.steps):
-        descent.step(F.cross_entropy(net(batch.images), batch.labels))
-    return state(net)
-
-
 def mine(
     train: TrainingSet, backbone: Backbone, config: Mining, target: dict[str, Tensor] | None
 ) -> Tensor:
-    """S2: (N,) bool, the samples believed to be bias-conflicting.
+    """Stage: (N,) bool, the samples believed to be bias-conflicting.
 
     Args:
         train: The training set.
@@ -279,7 +257,7 @@ def learn_mask(
     dense: dict[str, Tensor],
     mined: Tensor,
 ) -> dict[str, dict[str, Tensor]]:
-    """S3: which weights to keep.
+    """Stage: which weights to keep.
 
     Weights and batch-norm parameters stay as they are; batch-norm statistics follow the randomly
     masked network.

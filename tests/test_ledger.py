@@ -180,7 +180,8 @@ def test_creating_a_study_again_keeps_what_is_there(store: Store, study: Study) 
 
 def test_id_changes_with_every_field(study: Study) -> None:
     changes: dict[str, object] = {
-        "method": "other", "dataset": "other", "ratio": 0.5, "preset": "paper", "data_seed": 1,
+        "method": "other", "plugin": "other.py", "dataset": "other", "ratio": 0.5,
+        "preset": "paper", "data_seed": 1,
         "device": "cuda", "searcher": "grid", "scheduler": "asha", "select": "ac",
         "search_seeds": (0,), "base": {"a": 0.2}, "space": {"a": Uniform(0, 2)}, "code": "edited",
         "aligned": [[False, True], [True, False]],

@@ -85,13 +85,6 @@ def test_logged_scalars_are_numbers_and_the_last_counts(make_run: Callable[..., 
     assert {type(value) for value in run.metrics.values()} == {float}
 
 
-def test_audit_of_an_empty_set(make_run: Callable[..., Run]) -> None:
-    run = make_run()
-    run.audit(torch.zeros(64, dtype=torch.bool))
-    assert run.metrics["mining/size"] == run.metrics["mining/recall"] == 0
-    assert math.isnan(run.metrics["mining/precision"])
-
-
 def test_bias_labels_need_a_declaration(make_run: Callable[..., Run]) -> None:
     with pytest.raises(PermissionError, match="does not declare"):
         make_run().conflicting()
@@ -121,3 +114,19 @@ def test_bias_labels_and_validation_open_to_declared_methods_only(
     assert held_out.fingerprint != declared.validation("valid_biased")[0].fingerprint
     with pytest.raises(PermissionError, match="closed to every method"):
         declared.validation("test")
+
+
+def test_audit_ranks_and_warns(make_run: Callable[..., Run], tiny: BiasedDataset) -> None:
+    truth = tiny.conflicting()  # the first 8 of 64
+    run = make_run()
+    scores = torch.linspace(1, 0, 64)
+    scores[[0, 8]] = scores[[8, 0]]  # ranks of the truth become 2 … 9
+    run.audit(truth, scores)
+    expected = sum(k / (k + 1) for k in range(1, 9)) / 8
+    assert run.metrics["mining/average_precision"] == pytest.approx(expected)
+    with pytest.warns(UserWarning, match="the mined set is empty"):
+        run.audit(torch.zeros(64, dtype=torch.bool))
+    assert run.metrics["mining/size"] == run.metrics["mining/recall"] == 0
+    assert math.isnan(run.metrics["mining/precision"])
+    with pytest.warns(UserWarning, match="holds 88% of the data"):
+        run.audit(~truth)

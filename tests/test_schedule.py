@@ -226,3 +226,21 @@ def test_a_single_run_is_given_out_once_and_skipped_when_recorded(
     again = setting.schedule(SingleRun(study, Ledger(setting.folder / "single"), seed=3))
     assert again.remaining() == 0
     assert run_all(again, outcome) == []
+
+
+def test_work_of_a_dead_worker_is_given_out_again_and_given_up_after_three_deaths(
+    setting: Setting, outcome: Callable[[Work], Record]
+) -> None:
+    sweep = setting.sweep(setting.study("m"), trials=2)
+    schedule = setting.schedule(sweep)
+    unlucky, other = take(schedule), take(schedule)
+    schedule.finished(other.study, outcome(other))
+    for _ in range(2):
+        assert schedule.lost(unlucky) is None
+        assert unlucky.key not in sweep.ledger.records
+        assert take(schedule) == unlucky
+    record = schedule.lost(unlucky)
+    assert record is not None and record.status == "failed"
+    assert "died 3 times" in record.error
+    assert sweep.ledger.records[unlucky.key] == record
+    assert take(schedule).role == "confirm"

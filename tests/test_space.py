@@ -279,12 +279,8 @@ def space_of(method: str, dataset: str) -> dict[str, Range]:
 
 def test_space_overrides_by_data_set() -> None:
     """The authors' range on CIFAR-10-C, and that of the field elsewhere."""
-    assert space_of("dcwp", "cifar10c")["prune.sparsity_weight"] == Log(
-        1e-10, 1e-7
-    )
-    assert space_of("dcwp", "cmnist")["prune.sparsity_weight"] == Log(
-        1e-10, 1e-6
-    )
+    assert space_of("dcwp", "cifar10c")["prune.sparsity_weight"] == Log(1e-10, 1e-7)
+    assert space_of("dcwp", "cmnist")["prune.sparsity_weight"] == Log(1e-10, 1e-6)
     other = space_of("dcwp", "cmnist").keys()
     assert space_of("dcwp", "cifar10c").keys() == other
 

@@ -81,7 +81,7 @@ METHODS = {"toy": Toy, "informed": Informed}
 
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch: pytest.MonkeyPatch, tiny_data: BiasedDataset) -> None:
-    monkeypatch.setattr(registry, "load", METHODS.__getitem__)
+    monkeypatch.setattr(registry, "load", lambda name, plugin: METHODS[name])
 
 
 class Trial:
@@ -368,7 +368,7 @@ def test_a_trial_on_the_synthetic_data_set(
 ) -> None:
     """Through the real loader: four classes, built on first use."""
     monkeypatch.undo()
-    monkeypatch.setattr(registry, "load", METHODS.__getitem__)
+    monkeypatch.setattr(registry, "load", lambda name, plugin: METHODS[name])
     settings: Settings = {"steps": 1}
     study = make_study(dataset="synthetic", ratio=5.0, base=settings)
     work = Work(study.id, "train", 0, 0, settings)

@@ -1,0 +1,102 @@
+"""MLflow as a view of the ledger: complete, without duplicates, never in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness import tracking
+from harness.ledger import Record
+from harness.space import Uniform
+from harness.study import Store, Study, Work
+
+
+@pytest.fixture
+def study(store: Store, make_study: Callable[..., Study]) -> Study:
+    study = make_study(base={"x": 0.5}, space={"x": Uniform(0.0, 1.0)})
+    store.create(study, lookahead=1)
+    return study
+
+
+@pytest.fixture
+def finish(
+    store: Store, study: Study, make_record: Callable[..., Record]
+) -> Callable[[str, int, int], Work]:
+    """Appends a record to the ledger."""
+
+    def finish(role: str, number: int, seed: int) -> Work:
+        work = Work(study.id, role, number, seed, {"x": number / 10})
+        store.ledger(study.id).append(make_record(work, 0.25, 0.5))
+        return work
+
+    return finish
+
+
+def runs(store: Store) -> dict[str, list]:
+    """Active runs by key."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking.local_uri(store))
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    found: dict[str, list] = {}
+    for run in client.search_runs([experiment.experiment_id]):
+        found.setdefault(run.data.tags.get("harness.key", "study"), []).append(run)
+    return found
+
+
+def test_each_record_is_one_run_however_often_it_is_synchronised(
+    store: Store, study: Study, finish: Callable[[str, int, int], Work]
+) -> None:
+    finish("search", 0, 0)
+    for _ in range(2):
+        tracker = tracking.Tracker(store, tracking.local_uri(store), [study])
+        work = finish("confirm", 0, 1000)
+        tracker.finished(work, store.ledger(study.id).records[work.key])
+        assert tracker.close("# board") == ""
+    found = runs(store)
+    assert {key: len(each) for key, each in found.items()} == {
+        "study": 1, "search/0/0": 1, "confirm/0/1000": 1,
+    }  # fmt: skip
+    (search,), (confirm,), (root,) = (
+        found[key] for key in ("search/0/0", "confirm/0/1000", "study")
+    )
+    assert search.data.params == {"x": "0.0"}
+    assert search.data.metrics["valid_unbiased/accuracy"] == 0.5
+    assert search.data.tags["mlflow.parentRunId"] == root.info.run_id
+    assert confirm.data.tags["mlflow.parentRunId"] == search.info.run_id
+    assert {run.info.status for each in found.values() for run in each} == {"FINISHED"}
+
+
+def test_trouble_is_reported_and_caught_up_with_later(
+    store: Store,
+    study: Study,
+    finish: Callable[[str, int, int], Work],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mlflow import MlflowClient
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("server went away")
+
+    finish("search", 0, 0)
+    tracker = tracking.Tracker(store, tracking.local_uri(store), [study])
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "log_batch", fail)  # after the run is made: it is left open
+        trouble = tracker.close()
+    assert "server went away" in trouble and "harness sync" in trouble
+    assert runs(store)["search/0/0"][0].info.status == "RUNNING"
+
+    finish("search", 1, 0)
+    assert tracking.Tracker(store, tracking.local_uri(store), [study]).close() == ""
+    found = runs(store)
+    assert {key: [run.info.status for run in each] for key, each in found.items()} == {
+        "study": ["FINISHED"], "search/0/0": ["FINISHED"], "search/1/0": ["FINISHED"],
+    }  # fmt: skip
+
+
+def test_a_server_that_does_not_answer_is_one_line(store: Store, study: Study) -> None:
+    with pytest.raises(
+        ValueError, match=r"^tracking at http://127.0.0.1:9 does not answer: [^\n]*$"
+    ):
+        tracking.Tracker(store, "http://127.0.0.1:9", [study])
