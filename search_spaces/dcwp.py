@@ -47,8 +47,8 @@ _PAPER: dict[str, Settings] = {
     },
 }
 
-# Chosen by measurement on one core (search_spaces/README.md tells what each reaches). A gate starts
-# at 1.5 and moves by at most lr per step, so a shorter pruning stage needs a larger lr.
+# Chosen by measurement on one core; README.md shows what they reach. A gate starts at 1.5 and moves
+# by at most lr per step, so a shorter pruning stage needs a larger lr.
 _QUICK: Settings = {
     "mining.batch_size": 128,
     "mining.steps": 200,

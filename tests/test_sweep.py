@@ -138,31 +138,7 @@ def start_and_wait_for_records(words: list[str], store: Path, count: int) -> sub
     return process
 
 
-def assert_continues_to_the_same_result(words: list[str], store: Path, undisturbed: Path) -> None:
-    survived = keys(store)
-    assert sum(survived.values()) < 12
-    run(*words)
-    assert set(keys(store).values()) == {1}  # nothing twice
-    assert survived <= keys(store)
-    assert {r["status"] for r in records(store)} == {"finished"}
-    pd.testing.assert_frame_equal(board(store), board(undisturbed))
-    runs = mlflow_runs(store)
-    assert set(runs["status"]) == {"FINISHED"}
-    assert not runs[["harness.study", "harness.key"]].dropna().duplicated().any()
-    assert len(runs) == 14
-
-
-def test_a_killed_sweep_continues_to_the_same_result(
-    undisturbed: Path, data_root: Path, tmp_path: Path
-) -> None:
-    sweep = command(tmp_path, data_root, *SWEEP)
-    process = start_and_wait_for_records(sweep, tmp_path, 2)  # others are in the middle of a stage
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert_continues_to_the_same_result(sweep, tmp_path, undisturbed)
-
-
-def test_an_interrupted_sweep_says_so_and_continues_to_the_same_result(
+def test_an_interrupted_and_a_killed_sweep_end_where_an_undisturbed_one_does(
     undisturbed: Path, data_root: Path, tmp_path: Path
 ) -> None:
     sweep = command(tmp_path, data_root, *SWEEP)
@@ -171,7 +147,24 @@ def test_an_interrupted_sweep_says_so_and_continues_to_the_same_result(
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 130
     assert "the same command continues" in output
-    assert_continues_to_the_same_result(sweep, tmp_path, undisturbed)
+    interrupted = keys(tmp_path)
+
+    process = start_and_wait_for_records(sweep, tmp_path, sum(interrupted.values()) + 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    killed = keys(tmp_path)
+    assert interrupted < killed
+    assert sum(killed.values()) < 12
+
+    run(*sweep)
+    assert killed < keys(tmp_path)
+    assert set(keys(tmp_path).values()) == {1}  # nothing twice
+    assert {r["status"] for r in records(tmp_path)} == {"finished"}
+    pd.testing.assert_frame_equal(board(tmp_path), board(undisturbed))
+    runs = mlflow_runs(tmp_path)
+    assert set(runs["status"]) == {"FINISHED"}
+    assert not runs[["harness.study", "harness.key"]].dropna().duplicated().any()
+    assert len(runs) == 14
 
 
 def test_more_trials_extend_a_finished_sweep(undisturbed: Path, data_root: Path) -> None:
