@@ -166,13 +166,17 @@ def leaderboard(
     dataset: Annotated[
         list[str] | None, typer.Option(help="Only this data set; repeat for several.")
     ] = None,
+    no_bias_labels: Annotated[
+        bool,
+        typer.Option("--no-bias-labels", help="Leave out methods that train on bias labels."),
+    ] = False,
     store: StorePath = STORE,
 ) -> None:
     """Rank the confirmed results in the store."""
     from harness import commands
     from harness.study import Store
 
-    commands.leaderboard(Store(store), format_, dataset)
+    commands.leaderboard(Store(store), format_, dataset, no_bias_labels)
 
 
 @app.command()

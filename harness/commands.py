@@ -17,13 +17,15 @@ from harness.study import Store
 from reports import leaderboard as reports
 
 
-def leaderboard(store: Store, form: str, only: list[str] | None) -> None:
+def leaderboard(store: Store, form: str, only: list[str] | None, no_bias_labels: bool) -> None:
     """Prints the ranking of all confirmed results."""
     if form not in reports.FORMATS:
         raise ValueError(unknown("format", form, reports.FORMATS))
     runs = reports.confirmed_runs(store)
     if only and not runs.empty:
         runs = runs[runs["dataset"].isin([datasets.get(name).name for name in only])]
+    if no_bias_labels and not runs.empty:
+        runs = runs[~runs["bias_labels_in_training"]]
     board = reports.leaderboard(runs)
     match form:
         case "table":
