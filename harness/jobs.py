@@ -21,9 +21,11 @@ from harness.console import say
 from harness.dry_run import say_plan, stages_of
 from harness.execution import Site, run_inline
 from harness.ledger import Record
+from harness.nets import Backbone, build_net
 from harness.plan import PlannedStage
 from harness.proposals import Proposals
 from harness.schedule import Schedule, SingleRun, Sweep
+from harness.space import build
 from harness.stages import StageStore
 from harness.study import CONFIRM_SEED, Store, Study, Work
 from reports import leaderboard as reports
@@ -54,6 +56,7 @@ def sweep(
             say_plan(study, site, trials, seeds)
         return 0
     store.claim()
+    _fetch_weights(made.studies)
     tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), made.studies)
     with ExitStack() as locks:
         for study in made.studies:
@@ -142,6 +145,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _fetch_weights(studies: list[Study]) -> None:
+    """Fetches pre-trained weights before anything starts that would fail without them.
+
+    Raises:
+        ValueError: They cannot be had; says where to put them and what to set.
+    """
+    for study in studies:
+        weights = str(study.base.get("backbone.weights", "none"))
+        if weights != "none":
+            recipe = datasets.get(study.dataset)
+            backbone = build(Backbone, {"arch": study.base["backbone.arch"], "weights": weights})
+            build_net(backbone, recipe.num_classes, recipe.image_shape)
+
+
 def _prepare_all(studies: list[Study], root: Path) -> None:
     wanted = dict.fromkeys((s.dataset, s.ratio, s.data_seed) for s in studies)
     for dataset, ratio, seed in wanted:
@@ -192,6 +209,7 @@ def train(
     say(f"preset {made.preset.name} ({made.preset.doc}): {made.reason}")
     root = data_root or datasets.default_root()
     store.claim()
+    _fetch_weights([study])
     tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), [study])
     with _owned(store, study):
         _prepare_all([study], root)

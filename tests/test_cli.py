@@ -44,6 +44,7 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess:
         ([*SWEEP, "--store", "/proc/nowhere"], "cannot write the store /proc/nowhere"),
         ([*SWEEP, "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
         ([*SWEEP, "--data-root", "/proc/nowhere"], "/proc/nowhere"),
+        ([*SWEEP, "--set", "backbone.weights=none.pt"], "no weights file at none.pt"),
         (["methods", "ermm"], "Did you mean 'erm'?"),
         (["datasets", "cifar"], "Did you mean 'cifar10c'?"),
         (["leaderboard", "--format", "html"], "unknown format 'html'"),

@@ -63,7 +63,13 @@ def test_means_spreads_and_ranks(store: Store, fill: Callable[..., Study]) -> No
 def test_unequal_conditions_are_never_ranked_together(
     store: Store, fill: Callable[..., Study]
 ) -> None:
-    for change in ({}, {"preset": "paper"}, {"ratio": 5.0}, {"select": "worst-group"}, {"data_seed": 1}):
+    for change in (
+        {},
+        {"preset": "paper"},
+        {"ratio": 5.0},
+        {"select": "worst-group"},
+        {"data_seed": 1},
+    ):
         fill("m", (9, 9, 9, 9), **change)
     board = leaderboard(confirmed_runs(store))
     assert set(board["rank"]) == {1}
