@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -86,6 +87,7 @@ def _cluster(site: Site) -> Iterator[Path]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if site.address:
+            _reach(site.address)
             ray.init(address=site.address, **quiet)
         else:
             ray.init(
@@ -106,6 +108,16 @@ def _cluster(site: Site) -> Iterator[Path]:
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _reach(address: str) -> None:
+    """Raises ConnectionError within seconds; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise ConnectionError(error.strerror or str(error)) from None
 
 
 @contextmanager
