@@ -166,7 +166,7 @@ def test_unknown_names_come_with_a_suggestion():
     with pytest.raises(ValueError) as error:
         get("cmnsit")
     assert str(error.value) == (
-        "unknown data set 'cmnsit'. Did you mean 'cmnist'? Available: cifar10c, cmnist, synthetic"
+        "unknown data set 'cmnsit'. Did you mean 'cmnist'? Available: cifar10c, cmnist, synthetic."
     )
     with pytest.raises(ValueError, match="^unknown data set 'zzz'. Available: "):
         get("zzz")
