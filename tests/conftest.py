@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import registry
+from harness import conformance, registry
 from harness.ledger import Look, Record
 from harness.run import Run
 from harness.space import Range, Settings, build, flatten
@@ -139,15 +139,6 @@ def small_settings() -> Callable[[str], Settings]:
 
     def settings(name: str) -> Settings:
         method = registry.load(name)
-        values = flatten(build(method, {}))
-        for each in values:
-            leaf = each.rsplit(".", 1)[-1]
-            if leaf.endswith("steps"):
-                values[each] = 2
-            elif leaf == "batch_size":
-                values[each] = 16
-            elif leaf == "eval_every":
-                values[each] = 1
-        return values
+        return flatten(build(method, conformance.small_settings(method)))
 
     return settings
