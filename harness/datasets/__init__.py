@@ -3,11 +3,20 @@
 import os
 from pathlib import Path
 
-from harness.datasets.catalogue import RECIPES, get
+from harness.datasets.catalogue import FAMILIES, get
 from harness.datasets.recipe import Recipe
-from harness.datasets.store import describe, load, prepare
+from harness.datasets.store import describe, folder_of, load, prepare
 
-__all__ = ["RECIPES", "Recipe", "default_root", "describe", "get", "load", "prepare"]
+__all__ = [
+    "FAMILIES",
+    "Recipe",
+    "default_root",
+    "describe",
+    "folder_of",
+    "get",
+    "load",
+    "prepare",
+]
 
 
 def default_root() -> Path:

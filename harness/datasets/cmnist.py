@@ -10,6 +10,7 @@ ratios is fixed to the authors' (supplement of Lee et al., NeurIPS 2021).
 """
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,11 @@ from harness.datasets.bias import assign, uniform_over_all
 from harness.datasets.recipe import Progress, Recipe, SplitArrays
 from harness.training_set import Transform
 
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+
 TRAIN = 55_000
+NUM_COLOURS = 10
 THRESHOLD = 100
 PALETTE = np.array(
     [
@@ -41,7 +46,7 @@ PUBLISHED_CONFLICTS = {0.5: 249, 1.0: 491, 2.0: 986, 5.0: 2449}
 _STREAM_SPLIT, _STREAM_TRAIN, _STREAM_VALID_BIASED, _STREAM_VALID_UNBIASED, _STREAM_TEST = range(5)
 
 
-def colour(digits: NDArray[np.uint8], attributes: NDArray[np.int64]) -> NDArray[np.uint8]:
+def colour(digits: Bytes, attributes: Ints) -> Bytes:
     """Colours (N, 28, 28) grey digits by (N,) palette indices, giving (N, 3, 28, 28)."""
     grey = digits[:, None]  # (N, 1, 28, 28)
     return np.where(grey > THRESHOLD, PALETTE[attributes][:, :, None, None], grey)
@@ -49,6 +54,35 @@ def colour(digits: NDArray[np.uint8], attributes: NDArray[np.int64]) -> NDArray[
 
 def build(root: Path, ratio: float, seed: int, progress: Progress) -> dict[str, SplitArrays]:
     """Colours MNIST so that `ratio` percent of the training digits have a redrawn colour."""
+    redraw = uniform_over_all(len(PALETTE))
+
+    def bias(labels: Ints, ids: Ints, rng: np.random.Generator, training: bool) -> Ints:
+        conflicts = PUBLISHED_CONFLICTS.get(ratio) if training else None
+        return assign(labels, ratio, redraw, rng, conflicts)
+
+    return colour_mnist(
+        root, seed, progress, bias, lambda digits, hues, ids, part: colour(digits, hues)
+    )
+
+
+class Bias(Protocol):
+    """Gives training-biased attributes to some of MNIST's training images."""
+
+    def __call__(self, labels: Ints, ids: Ints, rng: np.random.Generator, training: bool) -> Ints:
+        """Attributes (N,) of the images at positions `ids`; not `training` means validation."""
+
+
+class Paint(Protocol):
+    """Colours digits by their attributes."""
+
+    def __call__(self, digits: Bytes, attributes: Ints, ids: Ints, part: str) -> Bytes:
+        """Maps (N, 28, 28) to (N, 3, 28, 28); `ids` are positions in MNIST's `part`."""
+
+
+def colour_mnist(
+    root: Path, seed: int, progress: Progress, bias: Bias, paint: Paint
+) -> dict[str, SplitArrays]:
+    """Splits MNIST by a seeded permutation and colours it; the test attribute is uniform."""
     raw = sources.mnist(root, progress)
 
     def rng(stream: int) -> np.random.Generator:
@@ -56,23 +90,22 @@ def build(root: Path, ratio: float, seed: int, progress: Progress) -> dict[str, 
 
     order = rng(_STREAM_SPLIT).permutation(len(raw.train_labels))
     train, valid, test = order[:TRAIN], order[TRAIN:], np.arange(len(raw.test_labels))
-    redraw = uniform_over_all(len(PALETTE))
     labels = raw.train_labels
 
-    def split(ids: NDArray[np.int64], attributes: NDArray[np.int64]) -> SplitArrays:
-        return SplitArrays(colour(raw.train_images[ids], attributes), labels[ids], attributes, ids)
+    def split(ids: Ints, attributes: Ints) -> SplitArrays:
+        images = paint(raw.train_images[ids], attributes, ids, "train")
+        return SplitArrays(images, labels[ids], attributes, ids)
 
-    colours_train = assign(
-        labels[train], ratio, redraw, rng(_STREAM_TRAIN), PUBLISHED_CONFLICTS.get(ratio)
-    )
-    colours_valid = assign(labels[valid], ratio, redraw, rng(_STREAM_VALID_BIASED))
-    colours_test = redraw(raw.test_labels, rng(_STREAM_TEST))
+    def uniform(count: int, stream: int) -> Ints:
+        return rng(stream).integers(NUM_COLOURS, size=count)
+
+    hues = uniform(len(test), _STREAM_TEST)
     return {
-        "train": split(train, colours_train),
-        "valid_biased": split(valid, colours_valid),
-        "valid_unbiased": split(valid, redraw(labels[valid], rng(_STREAM_VALID_UNBIASED))),
+        "train": split(train, bias(labels[train], train, rng(_STREAM_TRAIN), True)),
+        "valid_biased": split(valid, bias(labels[valid], valid, rng(_STREAM_VALID_BIASED), False)),
+        "valid_unbiased": split(valid, uniform(len(valid), _STREAM_VALID_UNBIASED)),
         "test": SplitArrays(
-            colour(raw.test_images, colours_test), raw.test_labels, colours_test, test
+            paint(raw.test_images, hues, test, "test"), raw.test_labels, hues, test
         ),
     }
 

@@ -1,38 +1,44 @@
-"""Corruptions of 32x32 images, after CIFAR-10-C (Hendrycks and Dietterich, ICLR 2019), batched.
+"""The corruptions of Corrupted CIFAR-10 type 0, batched.
 
-Each function takes (N, 32, 32, 3) uint8 images, a parameter column 1..5 of rising severity, and one
-random generator per image, so that an image comes out the same whatever batch it is in. Values are
-computed in float64 and, as in the reference data, cast to uint8 by truncation.
+Each follows CIFAR-10-C (Hendrycks and Dietterich, ICLR 2019). A corruption takes (N, 32, 32, 3)
+uint8 images, a parameter column 1..5 of rising severity, and one random generator per image, so
+that an image comes out the same whatever batch it is in. Values are computed in float64 and, as in
+the reference data, cast to uint8 by truncation.
 
-Departures: the motion blur of snow follows ImageMagick's documentation, not its code, and elastic
-sampling is exact where OpenCV rounds coordinates to 1/32 pixel; both agree with the reference only
-approximately. Spatter has columns 4 and 5 (mud); the water of columns 1 to 3 is not implemented.
+Departures: elastic sampling is exact where OpenCV rounds coordinates to 1/32 pixel, and the water
+of spatter (columns 1 to 3) measures distances exactly where OpenCV approximates them; both agree
+with the reference only approximately.
 """
 
 import io
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
 
 from harness.datasets.imaging import (
     SIZE,
+    Bytes,
     Floats,
     Generators,
+    correlate,
+    edges,
+    equalise,
     from_hsv,
+    gaussian_blur,
     mirror,
     motion_blur,
+    normal,
     plasma,
     reflect,
     sample,
+    to_bytes,
     to_hsv,
+    zoom_in,
 )
-
-Bytes = NDArray[np.uint8]
 
 
 class Corruption(Protocol):
@@ -51,16 +57,14 @@ def snow(images: Bytes, column: int, rngs: Generators) -> Bytes:
         (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
         (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
     )[column - 1]
-    flakes = _zoom_in(_normal(rngs, loc, scale), zoom)  # (N, 32, 32)
+    flakes = zoom_in(normal(rngs, loc, scale, SIZE, SIZE), zoom)  # (N, 32, 32)
     flakes[flakes < threshold] = 0
     angles = np.radians([rng.uniform(-135, -45) for rng in rngs])
-    # The flakes pass through an 8-bit image before and after the blur.
-    flakes = np.trunc(255 * flakes.clip(0, 1))
-    flakes = np.rint(motion_blur(flakes, int(radius), sigma, angles)) / 255
+    flakes = motion_blur(to_bytes(flakes), int(radius), sigma, angles) / 255
     x = images / 255
     grey = x @ (0.299, 0.587, 0.114)  # (N, 32, 32)
     x = mix * x + (1 - mix) * np.maximum(x, (1.5 * grey + 0.5)[..., None])
-    return _to_bytes(x + (flakes + flakes[:, ::-1, ::-1])[..., None])
+    return to_bytes(x + (flakes + flakes[:, ::-1, ::-1])[..., None])
 
 
 def frost(images: Bytes, column: int, rngs: Generators, photos: Sequence[Bytes]) -> Bytes:
@@ -91,14 +95,14 @@ def fog(images: Bytes, column: int, rngs: Generators) -> Bytes:
     x = images / 255
     peak = x.max((1, 2, 3), keepdims=True)
     x = x + thickness * plasma(rngs, decay)[..., None]
-    return _to_bytes(x * peak / (peak + thickness))
+    return to_bytes(x * peak / (peak + thickness))
 
 
 def brightness(images: Bytes, column: int, rngs: Generators) -> Bytes:
     """Raises the value of HSV."""
     add = (0.05, 0.1, 0.15, 0.2, 0.3)[column - 1]
     hue, saturation, value = to_hsv(images / 255)
-    return _to_bytes(from_hsv(hue, saturation, np.clip(value + add, 0, 1)))
+    return to_bytes(from_hsv(hue, saturation, np.clip(value + add, 0, 1)))
 
 
 def contrast(images: Bytes, column: int, rngs: Generators) -> Bytes:
@@ -106,27 +110,49 @@ def contrast(images: Bytes, column: int, rngs: Generators) -> Bytes:
     factor = (0.75, 0.5, 0.4, 0.3, 0.15)[column - 1]
     x = images / 255
     mean = x.mean((1, 2), keepdims=True)
-    return _to_bytes((x - mean) * factor + mean)
+    return to_bytes((x - mean) * factor + mean)
 
 
 def spatter(images: Bytes, column: int, rngs: Generators) -> Bytes:
-    """Splashes mud over the image.
+    """Splashes water (columns 1 to 3) or mud (columns 4 and 5) over the image.
 
-    Raises:
-        ValueError: `column` is below 4, where the reference splashes water.
+    The reference shapes water with OpenCV. Canny edges, distances to them and the equalisation of
+    the histogram are own equivalents here: distances are Euclidean where OpenCV adds up steps. So
+    columns 1 to 3 agree with it only approximately, to 0.05, 0.16 and 0.34 grey levels on average.
+    Mud, the one in published data sets, has none of this.
     """
-    if column < 4:
-        raise ValueError(f"spatter has columns 4 and 5 (mud) only, but got {column=}")
-    loc, scale, sigma, threshold, soften = (
+    loc, scale, sigma, threshold, strength = (
+        (0.62, 0.1, 0.7, 0.7, 0.5),
+        (0.65, 0.1, 0.8, 0.7, 0.5),
+        (0.65, 0.3, 1, 0.69, 0.5),
         (0.65, 0.1, 0.7, 0.69, 0.6),
         (0.65, 0.1, 0.5, 0.68, 0.6),
-    )[column - 4]
-    drops = _blur(_normal(rngs, loc, scale), sigma, "nearest")  # (N, 32, 32)
-    mud = _blur((drops > threshold).astype(np.float64), soften, "nearest")
+    )[column - 1]
+    drops = gaussian_blur(normal(rngs, loc, scale, SIZE, SIZE), sigma, "nearest")  # (N, 32, 32)
+    if column < 4:
+        water = strength * _water(np.where(drops < threshold, 0, drops))[..., None]
+        pale_turquoise = np.array([175, 238, 238]) / 255
+        return to_bytes(images / 255 + water * pale_turquoise)
+    mud = gaussian_blur((drops > threshold).astype(np.float64), strength, "nearest")
     mud[mud < 0.8] = 0
     mud = mud[..., None]
     brown = np.array([63, 42, 20]) / 255
-    return _to_bytes(images / 255 * (1 - mud) + mud * brown)
+    return to_bytes(images / 255 * (1 - mud) + mud * brown)
+
+
+def _water(drops: Floats) -> Floats:
+    """Lights (N, 32, 32) drops from one side by how far they are from an edge; in [0, 1]."""
+    grey = to_bytes(drops)
+    # The last layer is all edge: distances to it are the largest, and no layer is without one.
+    no_edge = np.pad(~edges(grey, 50, 150), ((0, 1), (0, 0), (0, 0)))
+    distance = ndimage.distance_transform_edt(no_edge, sampling=(20, 1, 1))[:-1].clip(0, 20)
+    box, emboss = [[1] * 3] * 3, [[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]
+    height = (correlate(distance, box) / 9).astype(np.uint8)
+    height = np.stack([equalise(layer) for layer in height])
+    light = correlate(height, emboss).clip(0, 255)
+    water = grey * np.rint(correlate(light, box) / 9)
+    peak = water.max((1, 2), keepdims=True)
+    return water / np.where(peak == 0, 1, peak)
 
 
 def elastic(images: Bytes, column: int, rngs: Generators) -> Bytes:
@@ -152,9 +178,9 @@ def elastic(images: Bytes, column: int, rngs: Generators) -> Bytes:
     targets = np.stack([cols, rows, np.ones_like(rows)], -1).reshape(-1, 3)
     origins = (targets @ inverse).reshape(-1, SIZE, SIZE, 2)  # (N, 32, 32, (x, y))
     x = sample(images / 255, origins[..., 1], origins[..., 0], mirror)
-    shift = strength * _blur(field.reshape(-1, SIZE, SIZE), sigma, "reflect", truncate=3)
+    shift = strength * gaussian_blur(field.reshape(-1, SIZE, SIZE), sigma, "reflect", truncate=3)
     shift = shift.reshape(-1, 2, SIZE, SIZE)  # (N, (x, y), 32, 32)
-    return _to_bytes(sample(x, rows + shift[:, 1], cols + shift[:, 0], reflect))
+    return to_bytes(sample(x, rows + shift[:, 1], cols + shift[:, 0], reflect))
 
 
 def jpeg(images: Bytes, column: int, rngs: Generators) -> Bytes:
@@ -184,7 +210,7 @@ def saturate(images: Bytes, column: int, rngs: Generators) -> Bytes:
     """Scales and shifts the saturation of HSV."""
     factor, add = ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))[column - 1]
     hue, saturation, value = to_hsv(images / 255)
-    return _to_bytes(from_hsv(hue, np.clip(saturation * factor + add, 0, 1), value))
+    return to_bytes(from_hsv(hue, np.clip(saturation * factor + add, 0, 1), value))
 
 
 def type_zero(photos: Sequence[Bytes]) -> tuple[Corruption, ...]:
@@ -203,35 +229,6 @@ def type_zero(photos: Sequence[Bytes]) -> tuple[Corruption, ...]:
     )
 
 
-def _to_bytes(x: Floats) -> Bytes:
-    return (x.clip(0, 1) * 255).astype(np.uint8)
-
-
 def _scaled(photo: Bytes) -> Bytes:
     """Scales to one fifth; bilinear scaling reads only the middle pixel of each 5x5 block."""
     return photo[2::5, 2::5]
-
-
-def _normal(rngs: Generators, loc: float, scale: float) -> Floats:
-    return np.stack([rng.normal(loc, scale, (SIZE, SIZE)) for rng in rngs])
-
-
-def _blur(
-    layers: Floats, sigma: float, mode: Literal["reflect", "nearest"], truncate: float = 4
-) -> Floats:
-    """Applies a Gaussian to each of (N, H, W) layers."""
-    blurred: Floats = ndimage.gaussian_filter(
-        layers, sigma, mode=mode, truncate=truncate, axes=(1, 2)
-    )
-    return blurred
-
-
-def _zoom_in(layers: Floats, factor: float) -> Floats:
-    """Enlarges the centre of (N, 32, 32) layers, linearly, to the full size."""
-    side = int(np.ceil(SIZE / factor))
-    top = (SIZE - side) // 2
-    centre = layers[:, top : top + side, top : top + side]
-    zoomed = ndimage.zoom(centre, (1, factor, factor), order=1)
-    trim = (zoomed.shape[1] - SIZE) // 2
-    trimmed: Floats = zoomed[:, trim : trim + SIZE, trim : trim + SIZE]
-    return trimmed

@@ -1,15 +1,28 @@
-"""What the corruptions are made of: colour spaces, sampling, blur along a line, clouds."""
+"""What the corruptions are made of: colour spaces, sampling, blurs, clouds, edges."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage  # type: ignore[import-untyped, unused-ignore]
 
 SIZE = 32
 
+Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Generators = Sequence[np.random.Generator]
+
+
+def to_bytes(x: Floats) -> Bytes:
+    """Casts [0, 1] to 0..255 by truncation, as the reference data do."""
+    return (x.clip(0, 1) * 255).astype(np.uint8)
+
+
+def normal(rngs: Generators, loc: float, scale: float, *shape: int) -> Floats:
+    """Draws (N, *shape) normal values, each image's from its own generator."""
+    return np.stack([rng.normal(loc, scale, shape) for rng in rngs])
 
 
 def to_hsv(rgb: Floats) -> tuple[Floats, Floats, Floats]:
@@ -71,11 +84,40 @@ def sample(x: Floats, rows: Floats, cols: Floats, fold: Callable[[Indices], Indi
     return (1 - down) * upper + down * lower
 
 
-def motion_blur(layers: Floats, radius: int, sigma: float, angles: Floats) -> Floats:
-    """Smears (N, H, W) layers along a line: half a Gaussian, from each pixel in one direction.
+def gaussian_blur(
+    x: Floats, sigma: float, mode: Literal["reflect", "nearest"], truncate: float = 4
+) -> Floats:
+    """Applies a Gaussian to each of (N, H, W) layers or (N, H, W, C) images."""
+    blurred: Floats = ndimage.gaussian_filter(x, sigma, mode=mode, truncate=truncate, axes=(1, 2))
+    return blurred
+
+
+def zoom_in(layers: Floats, factor: float) -> Floats:
+    """Enlarges the centre of (N, 32, 32) layers, linearly, to the full size.
+
+    The outermost pixels of the centre become the outermost of its enlargement, which is trimmed
+    if it is larger than the layer.
+    """
+    side = int(np.ceil(SIZE / factor))
+    top = (SIZE - side) // 2
+    size = round(side * factor)
+    trim = (size - SIZE) // 2
+    origins = top + np.linspace(0, side - 1, size)[trim : trim + SIZE]
+    before = np.minimum(origins.astype(np.int64), SIZE - 2)
+    share = origins - before
+    rows = layers[:, before] * (1 - share)[:, None] + layers[:, before + 1] * share[:, None]
+    zoomed: Floats = rows[..., before] * (1 - share) + rows[..., before + 1] * share
+    return zoomed
+
+
+def motion_blur(images: Bytes, radius: int, sigma: float, angles: Floats) -> Bytes:
+    """Smears images along a line: half a Gaussian, from each pixel in one direction.
+
+    Equals ImageMagick 6.9, the tool of the reference, bit for bit: it rounds to 16 bits per
+    channel, and truncates those to 8 when it writes the result.
 
     Args:
-        layers: Grey layers.
+        images: (N, H, W) or (N, H, W, C).
         radius: The line has 2 * radius + 1 pixels.
         sigma: Standard deviation of the Gaussian along the line, in pixels.
         angles: (N,) directions in radians, clockwise from the right.
@@ -83,15 +125,18 @@ def motion_blur(layers: Floats, radius: int, sigma: float, angles: Floats) -> Fl
     taps = np.arange(2 * radius + 1)
     weights = np.exp(-(taps**2) / (2 * sigma**2))
     weights /= weights.sum()
+    # Halves are rounded down.
+    steps = np.ceil(taps[:, None] * np.stack([np.sin(angles), np.cos(angles)])[:, None] - 0.5)
     pad = 2 * radius
-    padded = np.pad(layers, ((0, 0), (pad, pad), (pad, pad)), "edge")
-    count, height, width = layers.shape
-    steps = np.rint(taps[:, None] * np.stack([np.sin(angles), np.cos(angles)])[:, None])
-    blurred = np.zeros_like(layers)
-    for n in range(count):
+    around = ((0, 0), (pad, pad), (pad, pad), (0, 0))[: images.ndim]
+    padded = np.pad(images.astype(np.float64), around, "edge")
+    height, width = images.shape[1:3]
+    blurred = np.zeros(images.shape)
+    for n in range(len(images)):
         for weight, row, col in zip(weights, *steps[:, :, n].astype(int) + pad, strict=True):
             blurred[n] += weight * padded[n, row : row + height, col : col + width]
-    return blurred
+    sixteen_bit = np.floor(257 * blurred + 0.5)
+    return (sixteen_bit // 257).astype(np.uint8)
 
 
 def plasma(rngs: Generators, decay: float) -> Floats:
@@ -122,3 +167,60 @@ def plasma(rngs: Generators, decay: float) -> Floats:
     cloud -= cloud.min((1, 2), keepdims=True)
     cloud /= cloud.max((1, 2), keepdims=True)
     return cloud
+
+
+def correlate(x: Floats | Bytes, kernel: Sequence[Sequence[float]] | Floats) -> Floats:
+    """Applies a square kernel to (N, H, W) layers or (N, H, W, C) images, mirrored outside."""
+    weights = np.expand_dims(kernel, (0, 3)[: x.ndim - 2])
+    filtered: Floats = ndimage.correlate(x, weights, output=np.float64, mode="mirror")
+    return filtered
+
+
+def edges(layers: Bytes, low: int, high: int) -> NDArray[np.bool_]:
+    """Finds Canny edges in (N, H, W) layers, the same as OpenCV.
+
+    An edge is a chain of local maxima of the gradient across itself, all above `low` and at least
+    one above `high`; the gradient is |right| + |down| after Sobel's 3x3 kernels.
+    """
+    x = layers.astype(np.int64)
+
+    def sobel(along: int, across: int) -> Indices:
+        difference = ndimage.correlate1d(x, [-1, 0, 1], along, mode="nearest")
+        smooth: Indices = ndimage.correlate1d(difference, [1, 2, 1], across, mode="nearest")
+        return smooth
+
+    down, right = sobel(1, 2), sobel(2, 1)
+    slope = np.abs(down) + np.abs(right)
+    around = np.pad(slope, ((0, 0), (1, 1), (1, 1)))
+    height, width = layers.shape[1:]
+
+    def beyond(rows: int, cols: int) -> NDArray[np.bool_]:
+        """Whether the gradient exceeds that of a neighbour."""
+        neighbour = around[:, 1 + rows :, 1 + cols :][:, :height, :width]
+        # Of two equal maxima side by side, the right or lower one is dropped.
+        return slope >= neighbour if (rows, cols) in ((0, 1), (1, 0)) else slope > neighbour
+
+    ridge = np.select(
+        [
+            np.abs(down) < np.tan(np.pi / 8) * np.abs(right),
+            np.abs(right) < np.tan(np.pi / 8) * np.abs(down),
+            (down < 0) == (right < 0),
+        ],
+        [beyond(0, -1) & beyond(0, 1), beyond(-1, 0) & beyond(1, 0), beyond(-1, -1) & beyond(1, 1)],
+        beyond(-1, 1) & beyond(1, -1),
+    )
+    within_layer = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
+    chains, count = ndimage.label(ridge & (slope > low), within_layer)
+    strong = np.zeros(count + 1, dtype=np.bool_)
+    strong[chains[ridge & (slope > high)]] = True
+    return strong[chains]
+
+
+def equalise(layer: Bytes) -> Bytes:
+    """Spreads the histogram of one layer over 0..255; a layer of one grey stays as it is."""
+    greys, which, counts = np.unique(layer, return_inverse=True, return_counts=True)
+    if len(greys) == 1:
+        return layer
+    rank = counts.cumsum() - counts[0]
+    spread: Bytes = np.rint(255 * rank / rank[-1]).astype(np.uint8)
+    return spread[which.reshape(layer.shape)]

@@ -10,6 +10,8 @@ import json
 import shutil
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -18,8 +20,10 @@ import torch
 from filelock import FileLock
 
 from harness.datasets.catalogue import get
+from harness.datasets.decoding import ImageFiles
 from harness.datasets.disk import sha256, write_durably, writing_to
 from harness.datasets.recipe import Progress, Recipe, SplitArrays, silent
+from harness.space import slug
 from harness.training_set import BiasedDataset, GroupedSplit
 
 MANIFEST = "manifest.json"
@@ -29,11 +33,12 @@ class Manifest(TypedDict):
     """What manifest.json holds.
 
     `groups` has, per split, the number of images by label and attribute; `sources` the md5 of the
-    raw files; `files` the sha256 of the arrays, and `fingerprint` a digest of those.
+    raw files, or of the names and sizes of many images; `files` the sha256 of the arrays, and
+    `fingerprint` a digest of those.
     """
 
     name: str
-    version: int
+    version: int | str
     ratio: float
     seed: int
     build_seconds: float
@@ -50,7 +55,7 @@ def describe(name: str, root: Path, ratio: float, seed: int = 0) -> Manifest | N
         ValueError: The name or the ratio is not valid.
     """
     recipe = get(name)
-    return _manifest(_folder(recipe, root, ratio, seed))
+    return _manifest(folder_of(recipe, root, ratio, seed))
 
 
 def prepare(
@@ -72,7 +77,7 @@ def prepare(
         ValueError: A bad name or ratio, raw files that no source has, or a disk that is full.
     """
     recipe = get(name)
-    folder = _folder(recipe, root, ratio, seed)
+    folder = folder_of(recipe, root, ratio, seed)
     if _damage(folder) is None:
         return folder
     with writing_to(folder.parent):
@@ -98,7 +103,7 @@ def load(
     The tensors are memory-mapped: processes share the pages, and writes stay private. Within a
     process the arrays are verified once, and the same object is returned afterwards.
     """
-    folder = _folder(get(name), root, ratio, seed)
+    folder = folder_of(get(name), root, ratio, seed)
     if folder not in _OPENED:
         prepare(name, root, ratio, seed, progress)
         _OPENED[folder] = _open(folder)
@@ -108,11 +113,12 @@ def load(
 _OPENED: dict[Path, BiasedDataset] = {}
 
 
-def _folder(recipe: Recipe, root: Path, ratio: float, seed: int) -> Path:
+def folder_of(recipe: Recipe, root: Path, ratio: float, seed: int) -> Path:
+    """Returns where the arrays of a data set are, or will be."""
     recipe.check_ratio(ratio)
     percent = repr(float(ratio)).removesuffix(".0")
     key = f"ratio={percent},seed={seed},v{recipe.version}"
-    return root.expanduser().resolve() / "arrays" / recipe.name / key
+    return root.expanduser().resolve() / "arrays" / slug(recipe.name) / key
 
 
 def _manifest(folder: Path) -> Manifest | None:
@@ -141,25 +147,27 @@ def _build(
 ) -> None:
     """Builds and stores the arrays; the caller holds the lock."""
     start = time.perf_counter()
-    splits = recipe.build(root.expanduser().resolve(), ratio, seed, progress)
-    seconds = time.perf_counter() - start
-    partial = folder.with_name(f".{folder.name}.partial")
-    with writing_to(folder):
-        shutil.rmtree(partial, ignore_errors=True)  # of a build that was killed
-        partial.mkdir()
+    root = root.expanduser().resolve()
+    splits = recipe.build(root, ratio, seed, progress)
+    sources = {**recipe.raw_files, **recipe.provenance(root)}
+    with writing_to(folder), _scratch(folder.with_name(f".{folder.name}.partial")) as partial:
         files = {}
         for split, arrays in splits.items():
             for kind, array in arrays._asdict().items():
                 path = partial / f"{split}_{kind}.npy"
-                np.save(path, array)
+                if isinstance(array, ImageFiles):
+                    array.save(path, progress, f"decoding the {split} images")
+                    sources[f"names and sizes of the {split} images"] = array.digest()
+                else:
+                    np.save(path, array)
                 files[path.name] = sha256(path)
         manifest: Manifest = {
             "name": recipe.name,
             "version": recipe.version,
             "ratio": float(ratio),
             "seed": seed,
-            "build_seconds": round(seconds, 3),
-            "sources": dict(recipe.raw_files),
+            "build_seconds": round(time.perf_counter() - start, 3),
+            "sources": sources,
             "groups": {split: _groups(recipe, arrays) for split, arrays in splits.items()},
             "files": files,
             "fingerprint": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
@@ -167,6 +175,17 @@ def _build(
         write_durably(partial / MANIFEST, json.dumps(manifest, indent=2).encode())
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """An empty folder to write to; what is left of it when something fails is removed."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _groups(recipe: Recipe, arrays: SplitArrays) -> list[list[int]]:
@@ -198,6 +217,6 @@ def _open(folder: Path) -> BiasedDataset:
         transform=recipe.transform,
         aligned=torch.from_numpy(recipe.aligned_table()),
         train=split("train"),
-        evaluation={name: split(name) for name in ("valid_biased", "valid_unbiased", "test")},
+        evaluation={name: split(name) for name in (*recipe.validation, "test")},
         fingerprint=manifest["fingerprint"],
     )

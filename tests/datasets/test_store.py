@@ -1,29 +1,33 @@
 import dataclasses
 import errno
+import hashlib
 import json
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from harness import datasets
-from harness.datasets import RECIPES, describe, get, load, prepare
+from harness.datasets import FAMILIES, describe, folder_of, get, load, prepare
+from harness.datasets.decoding import ImageFiles
+from harness.datasets.recipe import SplitArrays, only
 
 
 @pytest.fixture
 def builds(monkeypatch):
     """Counts how often `synthetic` is built."""
     calls = []
-    recipe = RECIPES["synthetic"]
+    recipe = get("synthetic")
 
     def build(root, ratio, seed, progress):
         calls.append((ratio, seed))
         return recipe.build(root, ratio, seed, progress)
 
-    monkeypatch.setitem(RECIPES, "synthetic", dataclasses.replace(recipe, build=build))
+    monkeypatch.setitem(FAMILIES, "synthetic", only(dataclasses.replace(recipe, build=build)))
     return calls
 
 
@@ -128,15 +132,16 @@ def test_a_root_that_is_not_writable_is_named(tmp_path):
 
 CONCURRENT = """
 import dataclasses, pathlib, sys, time
-from harness.datasets import RECIPES, prepare
+from harness.datasets import FAMILIES, get, prepare
+from harness.datasets.recipe import only
 root = pathlib.Path(sys.argv[1])
-recipe = RECIPES["synthetic"]
+recipe = get("synthetic")
 def build(*arguments):
     with (root / "builds").open("a") as log:
         log.write("built\\n")
     time.sleep(1)
     return recipe.build(*arguments)
-RECIPES["synthetic"] = dataclasses.replace(recipe, build=build)
+FAMILIES["synthetic"] = only(dataclasses.replace(recipe, build=build))
 (root / f"ready{sys.argv[2]}").touch()
 while len(list(root.glob("ready*"))) < 2:
     time.sleep(0.01)
@@ -166,15 +171,19 @@ def test_unknown_names_come_with_a_suggestion():
     with pytest.raises(ValueError) as error:
         get("cmnsit")
     assert str(error.value) == (
-        "unknown data set 'cmnsit'. Did you mean 'cmnist'? Available: cifar10c, cmnist, synthetic."
+        "unknown data set 'cmnsit'. Did you mean 'cmnist'? "
+        f"Available: {', '.join(sorted(FAMILIES))}."
     )
     with pytest.raises(ValueError, match="^unknown data set 'zzz'. Available: "):
         get("zzz")
 
 
 def test_recipes_are_consistent():
-    for name, recipe in RECIPES.items():
-        assert recipe.name == name
+    for name, family in FAMILIES.items():
+        if name in ("folder", "table"):  # which need files
+            continue
+        recipe = family.recipe("")
+        assert recipe.name == family.name == name
         assert recipe.aligned_table().shape == (recipe.num_classes, recipe.num_attributes)
         assert set(recipe.backbones) == {"paper", "quick"}
         assert "\n" not in recipe.summary
@@ -186,3 +195,113 @@ def test_the_data_folder_can_be_chosen(monkeypatch, tmp_path):
     assert datasets.default_root() == tmp_path
     monkeypatch.delenv("HARNESS_DATA")
     assert datasets.default_root().parts[-2:] == (".cache", "harness-data")
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch, write_image):
+    """`synthetic` becomes a data set of eight image files per split, whose pixels are returned."""
+    splits = ("train", "valid_biased", "valid_unbiased", "test")
+    paths = {split: [tmp_path / f"raw/{split}/{n}.png" for n in range(8)] for split in splits}
+    pixels = {split: np.stack([write_image(path) for path in paths[split]]) for split in splits}
+    labels = np.arange(8) % 4
+
+    def build(root, ratio, seed, progress):
+        return {
+            split: SplitArrays(
+                ImageFiles(tuple(paths[split]), (16, 16), "exact"), labels, labels, np.arange(8)
+            )
+            for split in splits
+        }
+
+    recipe = dataclasses.replace(
+        get("synthetic"), build=build, provenance=lambda root: {"table.csv": f"md5 in {root.name}"}
+    )
+    monkeypatch.setitem(FAMILIES, "synthetic", only(recipe))
+    return pixels
+
+
+def test_image_files_are_decoded_into_arrays(tmp_path, files):
+    seen = []
+    data = load("synthetic", tmp_path, 1, progress=lambda *call: seen.append(call))
+    for name, split in {"train": data.train, **data.evaluation}.items():
+        np.testing.assert_array_equal(split.images, files[name])
+    assert seen == [(f"decoding the {name} images", 8, 8) for name in files]
+    manifest = describe("synthetic", tmp_path, 1)
+    written = (folder_of(get("synthetic"), tmp_path, 1, 0) / "train_images.npy").read_bytes()
+    assert manifest["files"]["train_images.npy"] == hashlib.sha256(written).hexdigest()
+    assert manifest["sources"].keys() == {
+        "table.csv",
+        *(f"names and sizes of the {name} images" for name in files),
+    }
+    assert manifest["sources"]["table.csv"] == f"md5 in {tmp_path.name}"
+
+
+def test_loaded_images_are_the_pages_of_the_file(tmp_path, files):
+    images = load("synthetic", tmp_path, 1).train.images
+    path = folder_of(get("synthetic"), tmp_path, 1, 0) / "train_images.npy"
+    mapped = [
+        [int(bound, 16) for bound in line.split()[0].split("-")]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if line.endswith(str(path))
+    ]
+    start, end = images.data_ptr(), images.data_ptr() + images.nbytes
+    assert any(low <= start and end <= high for low, high in mapped)
+
+
+def test_a_failed_build_leaves_no_arrays(tmp_path, files):
+    damaged = tmp_path / "raw/test/5.png"
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=f"^cannot read {damaged}, image 6 of 8: "):
+        prepare("synthetic", tmp_path, 1)
+    assert not list((tmp_path / "arrays").rglob("*.npy"))
+    assert not list((tmp_path / "arrays").rglob("*.partial"))
+
+
+KILLED = """
+import dataclasses, os, pathlib, sys
+import numpy as np
+from PIL import Image
+from harness.datasets import FAMILIES, get, prepare
+from harness.datasets.decoding import ImageFiles
+from harness.datasets.recipe import SplitArrays, only
+root = pathlib.Path(sys.argv[1])
+Image.new("RGB", (16, 16)).save(root / "image.png")
+zeros = np.zeros(300, int)
+split = SplitArrays(ImageFiles((root / "image.png",) * 300, (16, 16)), zeros, zeros, zeros)
+splits = dict.fromkeys(("train", "valid_biased", "valid_unbiased", "test"), split)
+recipe = dataclasses.replace(get("synthetic"), build=lambda *arguments: splits)
+FAMILIES["synthetic"] = only(recipe)
+def killed(description, done, total):
+    if "test" in description:
+        os._exit(9)
+prepare("synthetic", root, 1, progress=killed)
+"""
+
+
+def test_a_killed_build_leaves_nothing_that_could_be_used(tmp_path, files):
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=60)
+    assert process.returncode == 9
+    assert describe("synthetic", tmp_path, 1) is None
+    (left,) = (tmp_path / "arrays/synthetic").glob("*.partial")
+    assert (left / "train_images.npy").exists() and not (left / "manifest.json").exists()
+    data = load("synthetic", tmp_path, 1)
+    np.testing.assert_array_equal(data.train.images, files["train"])
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("as_files", [False, True])
+def test_rows_of_a_split_stay_together(tmp_path, write_image, as_files):
+    paths = tuple(tmp_path / f"{n}.png" for n in range(5))
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None]
+    split = SplitArrays(
+        ImageFiles(paths, (1, 1)) if as_files else images,
+        np.arange(5),
+        np.arange(5) + 10,
+        np.arange(5) + 20,
+    )
+    taken = split.take(np.array([3, 1]))
+    if as_files:
+        assert taken.images == ImageFiles((paths[3], paths[1]), (1, 1))
+    else:
+        assert taken.images[:, 0, 0, 0].tolist() == [3, 1]
+    assert [column.tolist() for column in taken[1:]] == [[3, 1], [13, 11], [23, 21]]
