@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Sweep, confirm and rank debiasing methods for image classifiers.",
 )
-data = typer.Typer(no_args_is_help=True, help="Build data sets.")
+data = typer.Typer(no_args_is_help=True, help="List, build, show and export data sets.")
 app.add_typer(data, name="data")
 
 Methods = Annotated[list[str], typer.Option("--method", help="Method; repeat for several.")]
@@ -28,7 +28,17 @@ Plugins = Annotated[
 Datasets = Annotated[list[str], typer.Option("--dataset", help="Data set; repeat for several.")]
 Ratios = Annotated[
     list[float] | None,
-    typer.Option("--ratio", help="Conflicting share in percent; repeat for several.  [default: 1]"),
+    typer.Option(
+        "--ratio",
+        help="Conflicting share in percent, of data sets that leave it open; repeat for several.  "
+        "[default: 1]",
+    ),
+]
+Ratio = Annotated[
+    float | None,
+    typer.Option(
+        help="Conflicting share in percent, if the data set leaves it open.  [default: 1]"
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
@@ -121,7 +131,7 @@ def sweep(
     from harness.study import Store
 
     choice = Choice(
-        methods=method, datasets=dataset, ratios=ratio or [1.0], plugins=plugin or [],
+        methods=method, datasets=dataset, ratios=ratio or [], plugins=plugin or [],
         preset=preset, device=device,
         set=set_ or [], fix=fix or [], search=search or [], space=space, searcher=searcher,
         scheduler=scheduler, select=select, search_seeds=search_seeds, data_seed=data_seed,
@@ -136,7 +146,7 @@ def sweep(
 def train(
     method: Annotated[str, typer.Option(help="Method.")],
     dataset: Annotated[str, typer.Option(help="Data set.")],
-    ratio: Annotated[float, typer.Option(help="Conflicting share in percent.")] = 1.0,
+    ratio: Ratio = None,
     seed: Annotated[int, typer.Option(help="Seed of the run.")] = 0,
     plugin: Plugins = None,
     preset: Preset = None,
@@ -153,7 +163,8 @@ def train(
     from harness.study import Store
 
     choice = Choice(
-        methods=[method], datasets=[dataset], ratios=[ratio], plugins=plugin or [],
+        methods=[method], datasets=[dataset], ratios=[] if ratio is None else [ratio],
+        plugins=plugin or [],
         preset=preset, device=device,
         set=set_ or [], data_seed=data_seed,
     )  # fmt: skip
@@ -162,7 +173,10 @@ def train(
 
 @app.command()
 def leaderboard(
-    format_: Annotated[str, typer.Option("--format", help="table, markdown or csv.")] = "table",
+    format_: Annotated[
+        str, typer.Option("--format", help="table, markdown, latex, csv, json or html.")
+    ] = "table",
+    output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
     dataset: Annotated[
         list[str] | None, typer.Option(help="Only this data set; repeat for several.")
     ] = None,
@@ -170,13 +184,40 @@ def leaderboard(
         bool,
         typer.Option("--no-bias-labels", help="Leave out methods that train on bias labels."),
     ] = False,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV file of further results: dataset, method, seed and metrics; repeat for "
+            "several."
+        ),
+    ] = None,
+    results_only: Annotated[
+        bool, typer.Option("--results-only", help="Leave the store out.")
+    ] = False,
+    metric: Annotated[str | None, typer.Option(help="Metric of the CSV files to rank by.")] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="Rule that picks the checkpoint of a run; last or as --select.")
+    ] = "last",
+    failures: Annotated[
+        str, typer.Option(help="Failed runs: leave-out, keep (suspected ones) or impute-worst.")
+    ] = "leave-out",
+    against: Annotated[
+        str | None, typer.Option(help="Method to test against each other one.")
+    ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="Also write the figures to this folder, as PNG.")
+    ] = None,
     store: StorePath = STORE,
 ) -> None:
-    """Rank the confirmed results in the store."""
-    from harness import commands
+    """Rank the confirmed results in the store, with statistics, selection rules and figures."""
+    from harness import reporting
     from harness.study import Store
 
-    commands.leaderboard(Store(store), format_, dataset, no_bias_labels)
+    view = reporting.View(
+        format_, output, dataset or [], no_bias_labels, results or [], results_only, metric,
+        checkpoint, failures, against, png,
+    )  # fmt: skip
+    reporting.leaderboard(Store(store), view)
 
 
 @app.command()
@@ -214,30 +255,60 @@ def new_method(
     commands.new_method(name, folder)
 
 
-@app.command()
-def datasets(
-    name: Annotated[str | None, typer.Argument(help="A data set, for its card.")] = None,
-    ratio: Annotated[float, typer.Option(help="Conflicting share in percent.")] = 1.0,
-    data_seed: DataSeed = 0,
-    data_root: DataPath = None,
-) -> None:
-    """List the data sets, or the card of one: sizes, groups, source, whether it is on disk."""
-    from harness import commands
+DataName = Annotated[
+    str, typer.Argument(help="Data set: NAME or NAME:ARGUMENT; `harness data list` shows them.")
+]
 
-    commands.datasets_(name, ratio, data_seed, data_root)
+
+@data.command("list")
+def data_list() -> None:
+    """List the data sets."""
+    from harness import data_commands
+
+    data_commands.list_()
 
 
 @data.command()
 def prepare(
-    name: Annotated[str, typer.Argument(help="Data set.")],
-    ratio: Annotated[float, typer.Option(help="Conflicting share in percent.")] = 1.0,
+    name: DataName,
+    ratio: Ratio = None,
     data_seed: DataSeed = 0,
     data_root: DataPath = None,
 ) -> None:
     """Fetch the raw files and build the arrays, once."""
-    from harness import commands
+    from harness import data_commands
 
-    commands.prepare(name, ratio, data_seed, data_root)
+    data_commands.prepare(name, ratio, data_seed, data_root)
+
+
+@data.command()
+def show(
+    name: DataName,
+    ratio: Ratio = None,
+    data_seed: DataSeed = 0,
+    data_root: DataPath = None,
+    image: Annotated[
+        Path | None, typer.Option(help="Also write a contact sheet, PNG or JPEG, to this file.")
+    ] = None,
+) -> None:
+    """Print the card of a data set: sizes, groups, sources with md5, build time, disk."""
+    from harness import data_commands
+
+    data_commands.show(name, ratio, data_seed, data_root, image)
+
+
+@data.command()
+def export(
+    name: DataName,
+    target: Annotated[Path, typer.Argument(help="Folder to write; may hold other ratios.")],
+    ratio: Ratio = None,
+    data_seed: DataSeed = 0,
+    data_root: DataPath = None,
+) -> None:
+    """Write a data set as PNG files in the folder layout of DisEnt; folder:PATH reads it back."""
+    from harness import data_commands
+
+    data_commands.export_(name, target, ratio, data_seed, data_root)
 
 
 @app.command()

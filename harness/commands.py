@@ -7,33 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness import console, datasets, registry, tracking
+from harness import console, datasets, optuna_view, registry, tracking
 from harness.conformance import Conformance
 from harness.console import say
-from harness.jobs import prepare_data, show_board
 from harness.skeleton import skeleton
-from harness.space import parameters, unknown
+from harness.space import parameters
 from harness.study import Store
-from reports import leaderboard as reports
-
-
-def leaderboard(store: Store, form: str, only: list[str] | None, no_bias_labels: bool) -> None:
-    """Prints the ranking of all confirmed results."""
-    if form not in reports.FORMATS:
-        raise ValueError(unknown("format", form, reports.FORMATS))
-    runs = reports.confirmed_runs(store)
-    if only and not runs.empty:
-        runs = runs[runs["dataset"].isin([datasets.get(name).name for name in only])]
-    if no_bias_labels and not runs.empty:
-        runs = runs[~runs["bias_labels_in_training"]]
-    board = reports.leaderboard(runs)
-    match form:
-        case "table":
-            show_board(board)
-        case "markdown":
-            print(reports.to_markdown(board), end="")
-        case "csv":
-            print(board.to_csv(index=False), end="")
 
 
 def methods(name: str | None, dataset: str | None) -> None:
@@ -45,7 +24,7 @@ def methods(name: str | None, dataset: str | None) -> None:
         return
     method = registry.load(name)
     say(registry.summary(method))
-    shown = [datasets.get(dataset).name] if dataset else list(datasets.RECIPES)
+    shown = [datasets.get(dataset).settings_name] if dataset else ["cmnist", "cifar10c"]
     space = registry.search_space(method, shown[0]) if dataset else {}
     published = {d: registry.preset_settings(name, "paper", d, 1.0) for d in shown}
     rows = []
@@ -87,39 +66,11 @@ def new_method(name: str, folder: Path) -> None:
     say(f"wrote {path}; next: harness check {name} --plugin {path}")
 
 
-def datasets_(name: str | None, ratio: float, seed: int, data_root: Path | None) -> None:
-    """Lists the data sets, or shows the card of one."""
-    root = data_root or datasets.default_root()
-    if name is None:
-        rows = [
-            (r.name, ", ".join(f"{x:g}" for x in r.ratios), r.summary)
-            for r in datasets.RECIPES.values()
-        ]
-        console.show(pd.DataFrame(rows, columns=["data set", "published ratios (%)", "summary"]))
-        return
-    recipe = datasets.get(name)
-    manifest = datasets.describe(name, root, ratio, seed)
-    say(f"{recipe.name}: {recipe.summary}")
-    say(f"classes {recipe.num_classes}, attributes {recipe.num_attributes}, "
-        f"images {'x'.join(map(str, recipe.image_shape))}")  # fmt: skip
-    say(f"sources: {recipe.sources}")
-    if manifest is None:
-        say(f"ratio {ratio:g} is not on disk: `harness data prepare {name} --ratio {ratio:g}`")
-        return
-    say(f"on disk in {root}, built in {manifest['build_seconds']:.0f} s")
-    console.show(reports.groups_table(manifest["groups"], recipe.aligned_table()))
-
-
-def prepare(name: str, ratio: float, seed: int, data_root: Path | None) -> None:
-    """Fetches raw files and builds arrays, unless they are there."""
-    root = data_root or datasets.default_root()
-    say(str(prepare_data(name, root, ratio, seed)))
-
-
 def sync(store: Store, tracking_uri: str | None) -> int:
-    """Writes to MLflow what it lacks; returns the exit code."""
+    """Writes to MLflow what it lacks, and Optuna's storage anew; returns the exit code."""
     uri = tracking_uri or tracking.local_uri(store)
     studies = store.studies()
+    optuna_view.write_storage(store, studies)
     trouble = tracking.Tracker(store, uri, studies).close(patience=float("inf"))
     say(f"warning: {trouble}" if trouble else f"{len(studies)} studies are in {uri}")
     return 1 if trouble else 0
@@ -128,4 +79,5 @@ def sync(store: Store, tracking_uri: str | None) -> int:
 def ui(store: Store, tracking_uri: str | None, port: int) -> int:
     """Serves the tracking UI on this machine until interrupted."""
     say(f"MLflow UI on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    say(f"for Optuna's view: pip install optuna-dashboard; optuna-dashboard {store.optuna_journal}")
     return tracking.serve(tracking_uri or tracking.local_uri(store), store, port)

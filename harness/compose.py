@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from harness import datasets, registry
+from harness.datasets import Recipe
 from harness.method import Method
 from harness.presets import Preset, choose_preset
 from harness.proposals import SEARCHERS
@@ -39,7 +40,7 @@ class Choice:
 
     methods: list[str]
     datasets: list[str]
-    ratios: list[float]
+    ratios: list[float]  # of data sets that leave it open; empty for the usual one
     plugins: list[Path] = field(default_factory=list)
     preset: str | None = None
     device: str | None = None
@@ -91,35 +92,34 @@ def compose(choice: Choice, searched: bool = True) -> Composition:
     files = {n: str(f.resolve()) for f in choice.plugins for n in registry.methods_in(f.resolve())}
     names = dict.fromkeys(choice.methods)
     methods = {name: registry.load(name, files.get(name, "")) for name in names}
-    for name in choice.datasets:
-        datasets.get(name)
     typed = _Typed(choice, [parameters(method) for method in methods.values()])
-    combinations = itertools.product(
-        dict.fromkeys(choice.datasets), dict.fromkeys(choice.ratios), methods.items()
-    )
+    data = [
+        (recipe, ratio)
+        for recipe in {name: datasets.get(name) for name in choice.datasets}.values()
+        for ratio in recipe.chosen_ratios(choice.ratios)
+    ]
     studies = []
-    for dataset, ratio, (name, method) in combinations:
-        base = _base_settings(method, name, preset.name, dataset, ratio, typed.values)
-        space = typed.space(method, registry.search_space(method, dataset)) if searched else {}
+    for (recipe, ratio), (name, method) in itertools.product(data, methods.items()):
+        base = _base_settings(method, name, preset.name, recipe, ratio, typed.values)
+        default = registry.search_space(method, recipe.settings_name)
+        space = typed.space(method, default) if searched else {}
         _check_space(method, base, space)
-        recipe = datasets.get(dataset)
-        recipe.check_ratio(ratio)
         studies.append(
             Study(
                 method=name,
                 plugin=files.get(name, ""),
-                dataset=dataset,
+                dataset=recipe.name,
                 ratio=ratio,
                 preset=preset.name,
                 data_seed=choice.data_seed,
                 device=device,
                 searcher=choice.searcher,
                 scheduler=choice.scheduler,
-                select=choice.select,
+                select=_rule(choice.select, recipe, searched),
                 search_seeds=tuple(range(choice.search_seeds)),
                 base=base,
                 space=space,
-                code=source_digest(method.__module__),
+                code=f"{source_digest(method.__module__)} data {recipe.version}",
                 aligned=recipe.aligned_table().tolist(),
             )
         )
@@ -140,18 +140,31 @@ def _base_settings(
     method: type[Method],
     name: str,
     preset: str,
-    dataset: str,
+    recipe: Recipe,
     ratio: float,
     typed: Mapping[str, str],
 ) -> Settings:
     """Defaults, then the preset's backbone and schedule, then what was typed."""
     known = parameters(method)
-    arch, weights = datasets.get(dataset).backbones[preset]
+    arch, weights = recipe.backbones[preset]
     backbone: Settings = {"backbone.arch": arch, "backbone.weights": weights}
     settings: dict[str, object] = {n: v for n, v in backbone.items() if n in known}
-    settings |= registry.preset_settings(name, preset, dataset, ratio)
+    settings |= registry.preset_settings(name, preset, recipe.settings_name, ratio)
     settings |= {n: v for n, v in typed.items() if n in known}
     return flatten(build(method, settings))
+
+
+def _rule(name: str, recipe: Recipe, searched: bool) -> str:
+    """The selection rule, or for a run in which nothing is selected any that can be computed."""
+    usable = [rule.name for rule in RULES.values() if rule.split in recipe.validation]
+    if name in usable:
+        return name
+    if searched:
+        raise ValueError(
+            f"--select {name} needs the split {RULES[name].split}, which {recipe.name} has not: "
+            f"use one of {', '.join(usable)}"
+        )
+    return usable[0]
 
 
 def _check_space(method: type[Method], base: Settings, space: Mapping[str, Range]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,9 +44,9 @@ def small_dataset(train: int = 64, evaluation: int = 40) -> BiasedDataset:
     arrays = recipe.build(Path(), 25.0, 0, lambda description, done, total: None)
 
     def part(name: str, count: int) -> GroupedSplit:
-        images, labels, attributes, _ = arrays[name]
+        images, labels, attributes, _ = arrays[name].take(np.arange(count))
         return GroupedSplit(
-            *(torch.from_numpy(a[:count].copy()) for a in (images, labels, attributes))
+            *(torch.from_numpy(np.asarray(array)) for array in (images, labels, attributes))
         )
 
     return BiasedDataset(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from rich import box
@@ -16,10 +17,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from harness.datasets.recipe import Progress as DataProgress
-from harness.ledger import Record
-from harness.schedule import Schedule
-from harness.study import Store, Work
+if TYPE_CHECKING:  # importing them would load torch, which `harness leaderboard` does without
+    from harness.datasets.recipe import Progress as DataProgress
+    from harness.ledger import Record
+    from harness.schedule import Schedule
+    from harness.study import Store, Work
 
 console = Console(highlight=False)
 if not console.is_terminal:

@@ -1,70 +1,21 @@
-"""Group tables: correct and total per (label, attribute) cell, from which every metric follows."""
+"""What a classifier gets right on a split, counted per group."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from harness.training_set import GroupedSplit, Transform
+from harness.groups import Evaluation
+from harness.training_set import GroupedSplit, PhotoTransform, Transform
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Predictions on one split, counted per group.
-
-    Attributes:
-        correct: (num_classes, num_attributes) int64.
-        total: (num_classes, num_attributes) int64; a cell may be empty.
-        aligned: (num_classes, num_attributes) bool, the bias-aligned cells.
-    """
-
-    correct: np.ndarray
-    total: np.ndarray
-    aligned: np.ndarray
-
-    def metrics(self) -> dict[str, float]:
-        """Every metric of the table, in [0, 1]; NaN where it has no sample to speak of."""
-        cells = self._ratio(self.correct, self.total)
-        aligned, conflicting = _mean(cells[self.aligned]), _mean(cells[~self.aligned])
-        return {
-            "accuracy": float(self._ratio(self.correct.sum(), self.total.sum())),
-            "group_mean_accuracy": _mean(cells),
-            "aligned_accuracy": aligned,
-            "conflicting_accuracy": conflicting,
-            "worst_group_accuracy": _worst(cells),
-            "worst_class_accuracy": _worst(self._ratio(self.correct.sum(1), self.total.sum(1))),
-            "ac_score": _harmonic_mean(aligned, conflicting),
-        }
-
-    @staticmethod
-    def _ratio(hits: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        with np.errstate(invalid="ignore"):
-            return np.asarray(np.divide(hits, counts, dtype=float))
-
-
-def _mean(cells: np.ndarray) -> float:
-    """Unweighted mean over non-empty cells, as LfF, DisEnt and DCWP report group accuracies."""
-    filled = cells[~np.isnan(cells)]
-    return float(filled.mean()) if filled.size else math.nan
-
-
-def _worst(ratios: np.ndarray) -> float:
-    filled = ratios[~np.isnan(ratios)]
-    return float(filled.min()) if filled.size else math.nan
-
-
-def _harmonic_mean(aligned: float, conflicting: float) -> float:
-    """Align-conflict score 2AC / (A + C) of arXiv 2206.03680."""
-    both = aligned + conflicting
-    return 2 * aligned * conflicting / both if both else 0.0 if both == 0 else math.nan
+_MAX_IMAGES, _MAX_PIXELS = 1000, 1 << 20  # of one batch
 
 
 @torch.inference_mode()
-def predictions(model: nn.Module, split: GroupedSplit, transform: Transform) -> Tensor:
+def predictions(
+    model: nn.Module, split: GroupedSplit, transform: Transform | PhotoTransform
+) -> Tensor:
     """Predicted class of every sample, (N,) int64, in evaluation mode; modes are restored.
 
     Raises:
@@ -74,7 +25,9 @@ def predictions(model: nn.Module, split: GroupedSplit, transform: Transform) -> 
     modes = [(module, module.training) for module in model.modules()]  # some may be frozen
     model.eval()
     predicted, finite = [], torch.ones((), dtype=torch.bool, device=device)
-    for images in split.images.split(1000):
+    height, width = split.images.shape[2:]
+    batch_size = max(1, min(_MAX_IMAGES, _MAX_PIXELS // (height * width)))
+    for images in split.images.split(batch_size):
         logits = model(transform(images.to(device, non_blocking=True), augment=False))
         finite &= logits.isfinite().all()
         predicted.append(logits.argmax(1))
@@ -86,7 +39,7 @@ def predictions(model: nn.Module, split: GroupedSplit, transform: Transform) -> 
 
 
 def evaluate(
-    model: nn.Module, split: GroupedSplit, transform: Transform, aligned: Tensor
+    model: nn.Module, split: GroupedSplit, transform: Transform | PhotoTransform, aligned: Tensor
 ) -> Evaluation:
     """Counts a model's correct predictions per group of a split."""
     classes, attributes = aligned.shape
@@ -98,3 +51,26 @@ def evaluate(
         torch.bincount(group, minlength=size).view(classes, attributes).numpy(),
         aligned.numpy(),
     )
+
+
+def count_parameters(model: nn.Module) -> dict[str, float]:
+    """Parameters of a network as it would be deployed, and how many of them its mask keeps."""
+    named = dict(model.named_parameters())
+    # Gates and what else parametrizes a weight is not deployed; the weight itself is "original".
+    deployed = [
+        value
+        for name, value in named.items()
+        if ".parametrizations." not in f".{name}" or name.endswith(".original")
+    ]
+    total = sum(value.numel() for value in deployed)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        weights = [
+            torch.as_tensor(layer.weight)
+            for layer in model.modules()
+            if parametrize.is_parametrized(layer, "weight")
+        ]
+    masked = sum(weight.numel() - int(weight.count_nonzero()) for weight in weights)
+    model.train(was_training)
+    return {"parameters": total, "parameters_kept": total - masked}

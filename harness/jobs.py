@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from harness import console, datasets, tracking
+from harness import console, datasets, optuna_view, reporting, tracking
 from harness.compose import Choice, compose
 from harness.console import say
 from harness.dry_run import say_plan, stages_of
@@ -27,8 +26,10 @@ from harness.proposals import Proposals
 from harness.schedule import Schedule, SingleRun, Sweep
 from harness.space import build
 from harness.stages import StageStore
-from harness.study import CONFIRM_SEED, Store, Study, Work
-from reports import leaderboard as reports
+from harness.study import CONFIRM_SEED, Metrics, Store, Study, Work
+from reports.leaderboard import splits_table
+from reports.report import Report, make_report
+from reports.results import from_store
 
 
 def sweep(
@@ -69,9 +70,10 @@ def sweep(
             complete = _run(schedule, site, tracker)
         else:
             say("nothing left to train: every trial and confirm run is in the store")
-        board = _board(store, made.studies)
-        _say_trouble(tracker.close(reports.to_markdown(board)))
-    show_board(board)
+        report = _report(store, made.studies)
+        _say_trouble(tracker.close(reporting.artifacts(report)))
+        optuna_view.write_storage(store, store.studies())
+    reporting.show([s for s in report.sections if s.chapter == "Leaderboard"])
     return _verdict(schedule, complete)
 
 
@@ -134,7 +136,8 @@ def _owned(store: Store, study: Study, lookahead: int = 1, fresh: bool = False) 
     try:
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        store.create(study, lookahead)
+        recipe = datasets.get(study.dataset)
+        store.create(study, lookahead, Metrics(recipe.primary, recipe.unbiased))
         yield
     finally:
         lock.release()
@@ -175,9 +178,8 @@ def prepare_data(dataset: str, root: Path, ratio: float, seed: int) -> Path:
     return folder
 
 
-def _board(store: Store, studies: list[Study]) -> pd.DataFrame:
-    ids = {study.id for study in studies}
-    return reports.leaderboard(reports.confirmed_runs(store, ids))
+def _report(store: Store, studies: list[Study]) -> Report:
+    return make_report(from_store(store, studies), store, studies)
 
 
 def _say_trouble(trouble: str) -> None:
@@ -223,14 +225,5 @@ def train(
     if record.status == "failed":
         say(f"failed: {record.error}")
         return 1
-    console.show(reports.splits_table(study, record), f"{study.method} on {study.dataset}")
+    console.show(splits_table(study, record), f"{study.method} on {study.dataset}")
     return 0
-
-
-def show_board(board: pd.DataFrame) -> None:
-    """Prints every ranking of a leaderboard."""
-    if board.empty:
-        say("no confirmed results yet")
-        return
-    for heading, part in reports.titles(board):
-        console.show(part, heading)

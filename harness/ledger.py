@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.evaluation import Evaluation
+from harness.groups import Evaluation
 from harness.space import Settings
 
 VERSION = 1
@@ -77,6 +77,11 @@ class Record:
     def key(self) -> str:
         """Identity within the study."""
         return f"{self.role}/{self.number}/{self.seed}"
+
+    @property
+    def open_splits(self) -> list[str]:
+        """The splits whose results may be shown: the test split of a search run is sealed."""
+        return [split for split in self.total if self.role != "search" or split != "test"]
 
     def evaluation(self, split: str, aligned: list[list[bool]], look: int = -1) -> Evaluation:
         """The group table of one split at one look.

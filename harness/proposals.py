@@ -73,7 +73,7 @@ class Proposals:
         self._distributions = {n: distribution(r) for n, r in study.space.items()}
         base = {name: study.base[name] for name in study.space}
         # Optuna takes no value outside of its range, such as no weight decay on a log scale.
-        self._base_is_in_space = all(_holds(r, base[n]) for n, r in study.space.items())
+        self._base_is_in_space = all(holds(r, base[n]) for n, r in study.space.items())
         points = [base] if self._base_is_in_space else []
         self.trials = trials if study.space else 1
         if study.searcher == "grid":
@@ -167,7 +167,8 @@ def distribution(search: Range) -> BaseDistribution:
             return CategoricalDistribution(search.values)
 
 
-def _holds(search: Range, value: Scalar) -> bool:
+def holds(search: Range, value: Scalar) -> bool:
+    """Whether Optuna could propose a value of a range."""
     if isinstance(search, Choice):
         return value in search.values
     return isinstance(value, int | float) and search.low <= value <= search.high

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -206,6 +208,14 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> str:
     if near and len(names) > 20:  # the whole list would bury the hint
         return f"unknown {kind} {name!r}.{hint}"
     return f"unknown {kind} {name!r}.{hint} Available: {', '.join(names)}."
+
+
+def slug(name: str) -> str:
+    """A data set's name as part of a file name; one that is a path keeps its end and a digest."""
+    plain = re.sub(r"[^\w.]+", "-", name).strip("-")
+    if "/" not in name:
+        return plain
+    return f"{plain[-40:].strip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def parse_range(text: str) -> Range:

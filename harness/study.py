@@ -21,10 +21,22 @@ from typing import Any, NamedTuple
 from harness import ledger
 from harness.ledger import Ledger, Record, Role
 from harness.selection import RULES
-from harness.space import Range, Settings, range_from_json, range_to_json
+from harness.space import Range, Settings, range_from_json, range_to_json, slug
 
 CONFIRM_SEED = 1000
 """First confirm seed; search seeds count from 0, so the two never meet."""
+
+
+class Metrics(NamedTuple):
+    """Which metrics of the test split a data set's results are read by.
+
+    Attributes:
+        primary: Ranks a leaderboard, as in published tables.
+        unbiased: Counts as unbiased accuracy.
+    """
+
+    primary: str = "accuracy"
+    unbiased: str = "accuracy"
 
 
 class Work(NamedTuple):
@@ -52,7 +64,7 @@ class Study:
         base: Settings of the first trial: the preset's, with the user's changes.
         space: What the search varies, by dotted name.
         search_seeds: Every trial is trained once with each of these.
-        code: Digest of the method's source and of the numerics it computes with.
+        code: Digest of the method's source, the numerics it computes with and the data's version.
         aligned: (labels, attributes) table of the bias-aligned cells.
     """
 
@@ -77,12 +89,11 @@ class Study:
         """Readable name with a digest of all fields; names the study's folder."""
         text = json.dumps(self.to_json(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        return f"{self.dataset}-{self.ratio:g}-{self.method}-{self.preset}-{digest}"
+        return f"{slug(self.dataset)}-{self.ratio:g}-{self.method}-{self.preset}-{digest}"
 
     def value(self, record: Record, look: int = -1) -> float:
         """What the search maximises: the study's rule on one look of one record."""
-        rule = RULES[self.select]
-        return record.evaluation(rule.split, self.aligned, look).metrics()[rule.metric]
+        return RULES[self.select].value(record, self.aligned, look)
 
     def trial_values(self, records: Ledger) -> dict[int, float]:
         """Trial number -> mean value over the search seeds, for trials that finished them all."""
@@ -141,6 +152,11 @@ class Store:
         """Stage artifacts, shared by all studies."""
         return self.root / "stages"
 
+    @property
+    def optuna_journal(self) -> Path:
+        """Optuna's view of the studies, derived from the ledgers."""
+        return self.root / "optuna.journal"
+
     def folder(self, study: str) -> Path:
         """Everything one study keeps."""
         return self.root / "studies" / study
@@ -188,7 +204,11 @@ class Store:
         """How many of the newest results the study's proposals do without, fixed when it began."""
         return int(self._read(study)["lookahead"])
 
-    def create(self, study: Study, lookahead: int) -> None:
+    def metrics(self, study: str) -> Metrics:
+        """Which test metrics count on the study's data set."""
+        return Metrics(**self._read(study).get("metrics", {}))
+
+    def create(self, study: Study, lookahead: int, metrics: Metrics | None = None) -> None:
         """Writes a study's definition if it is not there yet.
 
         Raises:
@@ -202,6 +222,7 @@ class Store:
             "version": ledger.VERSION,
             "study": study.to_json(),
             "lookahead": lookahead,
+            "metrics": (metrics or Metrics())._asdict(),
             "environment": environment(),
         }
         path.parent.mkdir(parents=True, exist_ok=True)

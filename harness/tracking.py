@@ -14,8 +14,10 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.ledger import Record
@@ -93,7 +95,7 @@ class Tracker:
             raise ValueError(f"tracking at {uri} does not answer: {_line(error)}") from None
         self._changed = threading.Event()
         self._closing = False
-        self._leaderboard = ""
+        self._artifacts: Mapping[str, str] = {}
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
@@ -107,17 +109,19 @@ class Tracker:
         """Wakes the writer."""
         self._changed.set()
 
-    def close(self, leaderboard: str = "", patience: float = 60.0) -> str:
-        """Writes what is left and attaches the leaderboard to each study.
+    def close(
+        self, artifacts: Mapping[str, str] = MappingProxyType({}), patience: float = 60.0
+    ) -> str:
+        """Writes what is left and attaches files to each study.
 
         Args:
-            leaderboard: Markdown text.
+            artifacts: Text by file name, such as a leaderboard.
             patience: Seconds to wait for a slow server.
 
         Returns:
             What could not be written and why; empty if all was.
         """
-        self._leaderboard = leaderboard
+        self._artifacts = artifacts
         self._closing = True
         self._changed.set()
         self._thread.join(patience)
@@ -138,8 +142,8 @@ class Tracker:
                     root = _sync(self._session, self.store, study)
                     if closing:
                         client = self._session.client
-                        if self._leaderboard:
-                            client.log_text(root, self._leaderboard, "leaderboard.md")
+                        for name, text in self._artifacts.items():
+                            client.log_text(root, text, name)
                         client.set_terminated(root)
             except Exception as error:  # a tracking failure must not touch the sweep
                 self.trouble = _line(error)
@@ -241,13 +245,22 @@ def _write(session: _Session, store: Store, study: Study, record: Record, parent
     client.log_batch(run_id, params=[Param(k, str(v)) for k, v in record.settings.items()])
     for begin in range(0, len(metrics), BATCH):
         client.log_batch(run_id, metrics=metrics[begin : begin + BATCH])
-    groups = {"total": record.total, "looks": [look.__dict__ for look in record.looks]}
-    client.log_dict(run_id, groups, "groups.json")
+    client.log_dict(run_id, _groups(record), "groups.json")
     checkpoint = store.checkpoint(study.id, record.key)
     if checkpoint.exists():
         client.log_artifact(run_id, str(checkpoint))
     client.set_terminated(run_id, "FAILED" if record.status == "failed" else "FINISHED")
     return client.get_run(run_id)
+
+
+def _groups(record: Record) -> dict[str, Any]:
+    """The group tables of a record, by split."""
+    looks = [
+        {"step": look.step, "seconds": look.seconds}
+        | {split: look.correct[split] for split in record.open_splits if split in look.correct}
+        for look in record.looks
+    ]
+    return {"total": {split: record.total[split] for split in record.open_splits}, "looks": looks}
 
 
 def _metrics(study: Study, record: Record) -> list[tuple[str, float, int]]:
@@ -256,7 +269,7 @@ def _metrics(study: Study, record: Record) -> list[tuple[str, float, int]]:
     numbers += [("seconds", record.seconds, 0)]
     numbers += [(f"stage_seconds/{s['name']}", s["seconds"], 0) for s in record.stages]
     for position, look in enumerate(record.looks):
-        for split in look.correct:
+        for split in (s for s in record.open_splits if s in look.correct):
             table = record.evaluation(split, study.aligned, position)
             numbers += [(f"{split}/{n}", v, look.step) for n, v in table.metrics().items()]
     return numbers

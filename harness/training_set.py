@@ -8,6 +8,7 @@ Randomness comes from torch's global generator, which the harness seeds for ever
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -64,6 +65,104 @@ class Transform:
             batch.div_(torch.tensor(self.std, device=batch.device)[:, None, None])
         return batch
 
+    def output_shape(self, stored: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(C, H, W) that a network reads, from that of the stored images."""
+        return stored
+
+
+@dataclass(frozen=True)
+class PhotoTransform:
+    """From a uint8 batch of photographs of any size to square network input.
+
+    Training draws a random resized crop and a mirroring per sample; otherwise the shorter side is
+    resized and the centre cropped, as torchvision's RandomResizedCrop, Resize and CenterCrop do.
+
+    Departures: crops are resized without the low-pass filter of torchvision, which makes no
+    difference while a crop is smaller than `size`, as it is on the data sets that use this.
+
+    Args:
+        size: Side of the output.
+        resize: Length that the shorter side is resized to before the centre crop.
+        scale: Smallest and largest share of the area that a training crop covers.
+        ratio: Smallest and largest width over height of a training crop.
+        mean: Per-channel mean subtracted after division by 255.
+        std: Per-channel standard deviation divided by.
+    """
+
+    size: int
+    resize: int
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor, augment: bool) -> Tensor:
+        """Maps (B, C, H, W) uint8 to (B, C, size, size) float32."""
+        batch = images.to(torch.float32).div_(255)
+        batch = self._random_resized_crop(batch) if augment else self._centre_crop(batch)
+        return _normalise(batch, self.mean, self.std)
+
+    def output_shape(self, stored: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(C, H, W) that a network reads, from that of the stored images."""
+        return stored[0], self.size, self.size
+
+    def _random_resized_crop(self, batch: Tensor) -> Tensor:
+        count, _, height, width = batch.shape
+        left, top, wide, high = self._draw_crops(count, height, width)  # each (B,)
+        mirrored = torch.rand(count) < 0.5
+        across, down = self._sample(left, wide, width), self._sample(top, high, height)
+        across = torch.where(mirrored[:, None], across.flip(1), across)
+        across, down = across.to(batch.device)[:, None, :], down.to(batch.device)[:, :, None]
+        grid = torch.stack(torch.broadcast_tensors(across, down), -1)  # (B, size, size, 2)
+        return F.grid_sample(batch, grid, padding_mode="border", align_corners=False)
+
+    def _draw_crops(self, count: int, height: int, width: int) -> tuple[Tensor, ...]:
+        """Left, top, width and height of `count` crops: the first of ten draws that fits.
+
+        Where none fits it is the largest centre crop of a permitted shape.
+        """
+        area = height * width * torch.empty(10, count).uniform_(*self.scale)
+        aspect = torch.empty(10, count).uniform_(*(math.log(each) for each in self.ratio)).exp()
+        wide, high = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()  # (10, B)
+        fits = (wide >= 1) & (wide <= width) & (high >= 1) & (high <= height)
+        first, fitting = fits.int().argmax(0, keepdim=True), fits.any(0)
+        widest = min(width, round(height * self.ratio[1]))
+        highest = min(height, round(width / self.ratio[0]))
+        wide = torch.where(fitting, wide.gather(0, first)[0], widest)
+        high = torch.where(fitting, high.gather(0, first)[0], highest)
+        slack = torch.stack([width - wide, height - high])  # (2, B)
+        left, top = torch.where(fitting, (torch.rand(2, count) * (slack + 1)).floor(), slack // 2)
+        return left, top, wide, high
+
+    def _sample(self, start: Tensor, length: Tensor, side: int) -> Tensor:
+        """Where the output pixels of each crop lie along a side of the image, (B, size) in [-1, 1].
+
+        They keep within the centres of a crop's outer pixels, lest its surroundings shine in.
+        """
+        start, length = start[:, None], length[:, None]
+        at = start + length * (torch.arange(self.size) + 0.5) / self.size
+        return 2 * at.clamp(start + 0.5, start + length - 0.5) / side - 1
+
+    def _centre_crop(self, batch: Tensor) -> Tensor:
+        height, width = batch.shape[2:]
+        shorter = min(height, width)
+        resized = [int(self.resize * side / shorter) for side in (height, width)]
+        batch = F.interpolate(
+            batch, resized, mode="bilinear", antialias=True, align_corners=False
+        ).clamp_(0, 1)
+        top, left = (round((side - self.size) / 2) for side in resized)
+        return batch[:, :, top : top + self.size, left : left + self.size]
+
+
+def _normalise(
+    batch: Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None
+) -> Tensor:
+    if mean is not None:
+        batch.sub_(torch.tensor(mean, device=batch.device)[:, None, None])
+    if std is not None:
+        batch.div_(torch.tensor(std, device=batch.device)[:, None, None])
+    return batch
+
 
 def _random_crop(images: Tensor, padding: int) -> Tensor:
     """Crops each zero-padded image at its own uniform offset, in one gather."""
@@ -79,7 +178,9 @@ class BiasedDataset:
 
     Attributes:
         aligned: (num_classes, num_attributes) bool, the bias-aligned cells.
-        evaluation: "valid_biased", "valid_unbiased" and "test".
+        evaluation: "test" and the validation splits: "valid_biased", biased like the training set,
+            and "valid_unbiased", whose attribute says nothing of the label. A published data set
+            may come without the latter.
         fingerprint: Hex digest, equal exactly when the arrays are equal.
     """
 
@@ -87,7 +188,7 @@ class BiasedDataset:
     ratio: float
     num_classes: int
     num_attributes: int
-    transform: Transform
+    transform: Transform | PhotoTransform
     aligned: Tensor
     train: GroupedSplit
     evaluation: dict[str, GroupedSplit]
@@ -98,7 +199,9 @@ class BiasedDataset:
         return ~self.aligned[self.train.labels, self.train.attributes]
 
 
-def training_fingerprint(arrays: str, transform: Transform, split: str = "train") -> str:
+def training_fingerprint(
+    arrays: str, transform: Transform | PhotoTransform, split: str = "train"
+) -> str:
     """Digest of all that batches depend on besides the random stream."""
     return hashlib.sha256(f"{arrays} {split} {transform}".encode()).hexdigest()
 
@@ -124,7 +227,7 @@ class TrainingSet:
         self.device = device
         self.num_classes = dataset.num_classes
         channels, height, width = source.images.shape[1:]
-        self.image_shape: tuple[int, int, int] = (channels, height, width)
+        self.image_shape = dataset.transform.output_shape((channels, height, width))
         self.labels = source.labels.to(device)
         self.observe = observe
         self._images = source.images.to(device)

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from harness import datasets, registry
-from harness.evaluation import Evaluation, evaluate
+from harness.evaluation import count_parameters, evaluate
+from harness.groups import Evaluation
 from harness.ledger import Look, Record
 from harness.run import Run
 from harness.space import build
@@ -27,8 +28,6 @@ from harness.training_set import BiasedDataset, TrainingSet
 
 Progress = Callable[[str, int, int], None]
 """Told (stage, steps done, steps in all)."""
-
-VALIDATION = ("valid_biased", "valid_unbiased")
 
 
 def run_work(
@@ -42,8 +41,9 @@ def run_work(
 ) -> Record:
     """Trains one setting with one seed and returns its record; a failure is a record too.
 
-    Validation splits are evaluated at every look. The test split is evaluated once, at the last
-    look, unless the work belongs to a search; the final network is then kept in the store.
+    Validation splits are evaluated at every look. So is the test split, except in a search, where
+    it is evaluated once, at the end, and sealed: no rule that chooses reads it, only the report
+    that compares such rules. Outside of a search the final network is kept in the store.
 
     Args:
         study: Method, data set and rule.
@@ -116,18 +116,20 @@ def _fit(
     clock = _Clock(run)
     looks: list[Look] = []
     model: nn.Module | None = None
-    totals: dict[str, list[list[int]]] = {}
+    total: dict[str, list[list[int]]] = {}
+    searching = work.role == "search"
+    splits = [name for name in dataset.evaluation if not (searching and name == "test")]
     classifiers = method.fit(train, run)
     while (latest := clock.time(lambda: next(classifiers, None))) is not None:
         model = latest
-        tables = _evaluate(model, dataset, VALIDATION)
-        totals = {split: t.total.tolist() for split, t in tables.items()}
+        tables = _evaluate(model, dataset, splits)
+        total = {split: t.total.tolist() for split, t in tables.items()}
         correct = {split: t.correct.tolist() for split, t in tables.items()}
         looks.append(Look(done, clock.seconds, correct))
         record = dataclasses.replace(
             record,
             looks=[*looks],
-            total=totals,
+            total=total,
             metrics=dict(run.metrics),
             stages=[use._asdict() for use in run.stages],
             seconds=clock.seconds,
@@ -136,15 +138,15 @@ def _fit(
         report(record)
     if model is None:
         raise RuntimeError("fit() yielded no classifier")
-    if work.role != "search":
-        test = _evaluate(model, dataset, ("test",))["test"]
-        totals = totals | {"test": test.total.tolist()}
+    if searching:
+        test = _evaluate(model, dataset, ["test"])["test"]
+        total = total | {"test": test.total.tolist()}
         correct = looks[-1].correct | {"test": test.correct.tolist()}
         looks[-1] = dataclasses.replace(looks[-1], correct=correct)
+    else:
         _keep_checkpoint(model, store.checkpoint(study.id, work.key))
-    return dataclasses.replace(
-        record, status="finished", looks=looks, total=totals, metrics=run.metrics
-    )
+    metrics = run.metrics | count_parameters(model)
+    return dataclasses.replace(record, status="finished", looks=looks, total=total, metrics=metrics)
 
 
 class _Clock:
@@ -177,9 +179,7 @@ def _make_reproducible(seed: int, device: torch.device) -> None:
     torch.backends.cudnn.deterministic = True
 
 
-def _evaluate(
-    model: nn.Module, dataset: BiasedDataset, splits: tuple[str, ...]
-) -> dict[str, Evaluation]:
+def _evaluate(model: nn.Module, dataset: BiasedDataset, splits: list[str]) -> dict[str, Evaluation]:
     """Group tables by split, in a random stream of its own."""
     with torch.random.fork_rng():
         return {

@@ -56,19 +56,21 @@ def test_all_files_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("package", "home"),
+    ("package", "homes"),
     [
-        ("ray", "harness/sweep.py"),
-        ("mlflow", "harness/tracking.py"),
-        ("rich", "harness/console.py"),
-        ("optuna", "harness/proposals.py"),
+        ("ray", {"harness/sweep.py"}),
+        ("mlflow", {"harness/tracking.py"}),
+        ("rich", {"harness/console.py"}),
+        ("optuna", {"harness/proposals.py", "harness/optuna_view.py"}),
+        ("altair", {"reports/plots.py"}),
+        ("jinja2", {"reports/page.py"}),
     ],
 )
-def test_a_package_is_imported_in_one_file(package: str, home: str) -> None:
+def test_a_package_is_imported_where_it_belongs(package: str, homes: set[str]) -> None:
     importers = {
         str(path) for path in SOURCES for name in imports(path) if name.split(".")[0] == package
     }
-    assert importers == {home}
+    assert importers == homes
 
 
 @pytest.mark.parametrize("path", METHODS, ids=str)
@@ -91,9 +93,10 @@ def layer(*names: str) -> set[str]:
     return {n for n in MODULES if any(n == name or n.startswith(name + ".") for name in names)}
 
 
-TOP = layer("harness.cli", "harness.__main__", "harness.commands", "harness.jobs")
+TOP = layer("harness.cli", "harness.__main__", "harness.commands", "harness.data_commands",
+            "harness.jobs", "harness.reporting")  # fmt: skip
 SHELL = layer("harness.sweep", "harness.execution", "harness.console", "harness.tracking",
-              "harness.compose", "harness.dry_run", "reports")  # fmt: skip
+              "harness.compose", "harness.dry_run", "harness.optuna_view", "reports")  # fmt: skip
 
 
 def test_imports_point_downward() -> None:
@@ -111,10 +114,11 @@ def test_imports_point_downward() -> None:
         "training_set": set(),
         "losses": set(),
         "gates": set(),
-        "selection": set(),
+        "groups": set(),
+        "selection": {"harness.ledger"},
         "stages": {"harness.training_set"},
         "run": {"harness.stages", "harness.training_set"},
-        "evaluation": {"harness.training_set"},
+        "evaluation": {"harness.groups", "harness.training_set"},
     }
     for stem, allowed in deep.items():
         assert modules(Path(f"harness/{stem}.py")) - {"harness"} <= allowed, stem
@@ -165,3 +169,20 @@ def test_help_loads_nothing_heavy(command: list[str]) -> None:
     assert "Usage" in result.stdout and "typer" in loaded
     heavy = {"torch", "ray", "mlflow", "pandas", "optuna", "scipy", "numpy", "torchvision"}
     assert not heavy & {*loaded}
+
+
+def test_a_leaderboard_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
+    """It answers in seconds because it does not."""
+    code = (
+        "import sys\n"
+        "from harness.cli import main\n"
+        f"sys.argv = ['harness', 'leaderboard', '--store', {str(tmp_path)!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "print('loaded:', *sorted({name.split('.')[0] for name in sys.modules}))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    loaded = result.stdout.rsplit("loaded:", 1)[1].split()
+    assert "pandas" in loaded
+    assert not {"torch", "ray", "mlflow", "torchvision"} & {*loaded}

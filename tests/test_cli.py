@@ -10,6 +10,7 @@ import pytest
 from harness.cli import main
 
 SWEEP = ["sweep", "--method", "dcwp", "--dataset", "synthetic"]
+DATA = ["--data-root", "data"]
 
 
 def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -46,9 +47,28 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess:
         ([*SWEEP, "--data-root", "/proc/nowhere"], "/proc/nowhere"),
         ([*SWEEP, "--set", "backbone.weights=none.pt"], "no weights file at none.pt"),
         (["methods", "ermm"], "Did you mean 'erm'?"),
-        (["datasets", "cifar"], "Did you mean 'cifar10c'?"),
-        (["leaderboard", "--format", "html"], "unknown format 'html'"),
+        (["data", "show", "cifar"], "Did you mean 'cifar10c'?"),
+        (["leaderboard", "--format", "htm"], "Did you mean 'html'?"),
         (["data", "prepare", "synthetic", "--ratio", "-1"], "(0, 100] percent, but got -1"),
+        (
+            ["data", "prepare", "waterbirds", *DATA],
+            "metadata.csv. Get Waterbirds from nlp.stanford.edu",
+        ),
+        (["data", "show", "cifar10c:7"], "takes a parameter column 1 to 5"),
+        (["data", "show", "cmnist:2"], "cmnist takes no argument, but got '2'"),
+        (["data", "show", "folder:nowhere"], "is not a folder"),
+        (
+            ["data", "show", "bffhq", "--ratio", "3"],
+            "conflict ratio 0.5, 1, 2, 5 percent, but got 3",
+        ),
+        (
+            ["data", "show", "synthetic", *DATA, "--image", "no/where.png"],
+            "cannot write no/where.png",
+        ),
+        (["sweep", "--method", "erm", "--dataset", "bar"], "use one of ac, average, worst-class"),
+        (["leaderboard", "--results", "none.csv"], "cannot read the results none.csv"),
+        (["leaderboard", "--checkpoint", "lst"], "Did you mean 'last'?"),
+        (["leaderboard", "--failures", "drop"], "unknown treatment of failures 'drop'"),
         (["swep"], "No such command 'swep'"),
         (["sweep", "--dataset", "cmnist"], "Missing option '--method'"),
     ],
@@ -95,12 +115,12 @@ def test_methods_and_datasets_are_listed_and_explained(tmp_path: Path) -> None:
     assert {"dcwp", "erm"} <= set(harness("methods", cwd=tmp_path).stdout.split())
     one = harness("methods", "dcwp", cwd=tmp_path).stdout
     assert "prune.sparsity_weight" in one and "1e-09" in one and "lambda_l1" in one
-    assert {"cmnist", "cifar10c"} <= set(harness("datasets", cwd=tmp_path).stdout.split())
+    assert {"cmnist", "cifar10c"} <= set(harness("data", "list", cwd=tmp_path).stdout.split())
     root = ["--data-root", str(tmp_path / "data")]
-    card = harness("datasets", "synthetic", *root, cwd=tmp_path).stdout
+    card = harness("data", "show", "synthetic", *root, cwd=tmp_path).stdout
     assert "not on disk: `harness data prepare synthetic --ratio 1`" in card
     assert harness("data", "prepare", "synthetic", *root, cwd=tmp_path).returncode == 0
-    card = harness("datasets", "synthetic", *root, cwd=tmp_path).stdout
+    card = harness("data", "show", "synthetic", *root, cwd=tmp_path).stdout
     assert "train" in card and "2000" in card
 
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.evaluation import Evaluation, evaluate, predictions
+from harness.evaluation import count_parameters, evaluate, predictions
+from harness.gates import add_gates, gates
+from harness.groups import Evaluation
 from harness.selection import DEFAULT_RULE, RULES
 from harness.training_set import BiasedDataset, GroupedSplit, Transform
 
@@ -156,3 +158,16 @@ def test_a_model_is_left_as_it_was_found(tiny: BiasedDataset) -> None:
         if p.grad is not None
     )
     assert torch.equal(first, net.eval()(transform(split.images, augment=False)).argmax(1))
+
+
+def test_a_masked_network_counts_what_it_keeps() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+    whole = (12 + 4) + (4 + 4) + (8 + 2)
+    assert count_parameters(net) == {"parameters": whole, "parameters_kept": whole}
+    add_gates(net, init=1.5)
+    net.train()
+    assert count_parameters(net) == {"parameters": whole, "parameters_kept": whole}
+    assert net.training
+    with torch.no_grad():
+        gates(net)["0"][:, 0] = -1.0
+    assert count_parameters(net) == {"parameters": whole, "parameters_kept": whole - 4}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import Run, TrainingSet
-from harness.datasets import RECIPES
+from harness.datasets import get
 from harness.nets import Backbone, Net
 from harness.plan import plan
 from harness.space import Settings, build
@@ -170,5 +170,5 @@ def test_mining_is_shared_by_trials_that_differ_later(
 
 def test_it_is_planned(tmp_path: Path) -> None:
     store = StageStore(tmp_path)
-    planned = plan(JTT, SMALL, RECIPES["cmnist"], "x", 0, torch.device("cpu"), store)
+    planned = plan(JTT, SMALL, get("cmnist"), "x", 0, torch.device("cpu"), store)
     assert [stage.name for stage in planned] == ["mine"]

@@ -43,9 +43,10 @@ def run(*words: str) -> str:
 def board(store: Path) -> pd.DataFrame:
     """The leaderboard without what depends on the clock."""
     from harness.study import Store
-    from reports.leaderboard import confirmed_runs, leaderboard
+    from reports.leaderboard import leaderboard
+    from reports.results import from_store
 
-    frame = leaderboard(confirmed_runs(Store(store)))
+    frame = leaderboard(from_store(Store(store)))
     return frame[[column for column in frame if "seconds" not in column]]
 
 
@@ -79,14 +80,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Pa
     return store
 
 
-def test_a_sweep_searches_confirms_and_tests_once(undisturbed: Path) -> None:
+def test_a_sweep_searches_confirms_and_tests(undisturbed: Path) -> None:
     found = records(undisturbed)
     assert len(found) == 2 * (4 + 2)  # methods x (trials + confirm seeds)
     assert {r["status"] for r in found} == {"finished"}
     search, confirm = ([r for r in found if r["role"] == role] for role in ("search", "confirm"))
-    assert not any("test" in look["correct"] for r in search for look in r["looks"])
-    assert all([*("test" in look["correct"] for look in r["looks"])] == [False, True]
-               for r in confirm)  # fmt: skip
+    for role, tested in ((search, [False, True]), (confirm, [True, True])):
+        assert all(["test" in look["correct"] for look in r["looks"]] == tested for r in role)
     assert {r["seed"] for r in search}.isdisjoint({r["seed"] for r in confirm})
     frame = board(undisturbed)
     assert list(frame["n"]) == [2, 2]
@@ -118,6 +118,23 @@ def test_mlflow_has_each_run_once_nested_and_finished(undisturbed: Path) -> None
             assert parent["harness.study"] == child["harness.study"]
         else:
             assert parent["harness.study_root"] == child["harness.study"]
+
+
+def test_each_study_keeps_the_page_and_optuna_has_its_view(undisturbed: Path) -> None:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    for name, start in (("leaderboard.html", "<!doctype html>"), ("leaderboard.md", "# Leader")):
+        kept = list((undisturbed / "mlflow-artifacts").rglob(name))
+        assert len(kept) == 2  # one per study
+        for file in kept:
+            assert (text := file.read_text()).lower().startswith(start.lower())
+            assert "dcwp" in text and "erm" in text
+    storage = JournalStorage(JournalFileBackend(str(undisturbed / "optuna.journal")))
+    studies = {s.study_name: s for s in optuna.get_all_study_summaries(storage)}
+    assert studies.keys() == {r["study"] for r in records(undisturbed)}
+    assert {s.n_trials for s in studies.values()} == {4}
 
 
 def test_the_same_command_again_trains_nothing(undisturbed: Path, data_root: Path) -> None:
@@ -196,4 +213,5 @@ def test_a_method_in_one_file_outside_the_package_reaches_the_leaderboard(
     words = ["sweep", "--method", "constant", "--plugin", str(plugin), "--dataset", "synthetic"]
     run(*command(tmp_path / "store", data_root, *words, "--trials", "2", "--seeds", "2"))
     (row,) = board(tmp_path / "store").itertuples()
-    assert (row.method, row.n, row.trials) == ("constant", 2, 2)
+    # What does not train answers with one class: such runs are shown, but left out of the means.
+    assert (row.method, row.runs, row.n, row.trials) == ("constant", 2, 0, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_each_record_is_one_run_however_often_it_is_synchronised(
         tracker = tracking.Tracker(store, tracking.local_uri(store), [study])
         work = finish("confirm", 0, 1000)
         tracker.finished(work, store.ledger(study.id).records[work.key])
-        assert tracker.close("# board") == ""
+        assert tracker.close({"board.md": "# board"}) == ""
     found = runs(store)
     assert {key: len(each) for key, each in found.items()} == {
         "study": 1, "search/0/0": 1, "confirm/0/1000": 1,
@@ -66,6 +67,26 @@ def test_each_record_is_one_run_however_often_it_is_synchronised(
     assert search.data.tags["mlflow.parentRunId"] == root.info.run_id
     assert confirm.data.tags["mlflow.parentRunId"] == search.info.run_id
     assert {run.info.status for each in found.values() for run in each} == {"FINISHED"}
+
+
+def test_the_test_split_of_a_search_run_stays_sealed(
+    store: Store, study: Study, make_record: Callable[..., Record]
+) -> None:
+    ledger = store.ledger(study.id)
+    for role, seed in (("search", 0), ("confirm", 1000)):
+        record = make_record(Work(study.id, role, 0, seed, {"x": 0.5}), 0.25, 0.5)
+        record.total["test"] = record.total["valid_unbiased"]
+        record.looks[-1].correct["test"] = record.looks[-1].correct["valid_unbiased"]
+        ledger.append(record)
+    tracker = tracking.Tracker(store, tracking.local_uri(store), [study])
+    assert tracker.close() == ""
+    found = runs(store)
+    (search,), (confirm,) = (found[key] for key in ("search/0/0", "confirm/0/1000"))
+    assert confirm.data.metrics["test/accuracy"] == 0.5
+    assert not [name for name in search.data.metrics if "test" in name]
+    artifacts = Path(search.info.artifact_uri.removeprefix("file://"))
+    assert '"valid_unbiased"' in (groups := (artifacts / "groups.json").read_text())
+    assert '"test"' not in groups
 
 
 def test_trouble_is_reported_and_caught_up_with_later(

@@ -6,12 +6,14 @@ import dataclasses
 
 import pytest
 import torch
+from scipy.stats import ks_2samp
 from torch import Tensor
-from torchvision.transforms import functional
+from torchvision.transforms import RandomResizedCrop, functional, v2
 
 from harness.training_set import (
     BiasedDataset,
     GroupedSplit,
+    PhotoTransform,
     TrainingSet,
     Transform,
     training_fingerprint,
@@ -225,3 +227,122 @@ def test_evaluation_is_not_augmented_and_draws_nothing() -> None:
     torch.manual_seed(0)
     assert torch.equal(after, torch.rand(1))
     assert image[0, 0, 0, 0] == 1  # the stored images are not written to
+
+
+# Photographs
+
+PHOTO = PhotoTransform(
+    size=24, resize=27, scale=(0.7, 1.0), ratio=(3 / 4, 4 / 3), mean=(0.0,) * 3, std=(1.0,) * 3
+)
+
+
+def photos(count: int, height: int, width: int) -> Tensor:
+    drawn = torch.Generator().manual_seed(0)
+    return torch.randint(256, (count, 3, height, width), generator=drawn).to(torch.uint8)
+
+
+def boxes(transform: PhotoTransform, count: int, height: int, width: int) -> Tensor:
+    """(count, 5) left, top, width, height and mirrored of random crops, read off the output.
+
+    The image holds its own coordinates, along which bilinear sampling is linear: an output pixel
+    centre u in (0, size) shows left + u * width / size - 1/2.
+    """
+    col = torch.arange(width).expand(height, width)
+    row = torch.arange(height)[:, None].expand(height, width)
+    image = torch.stack([col, row, torch.zeros(height, width)]).to(torch.uint8)
+    crops = transform(image.expand(count, -1, -1, -1), augment=True) * 255  # (count, 3, s, s)
+    near, far = transform.size // 4, 3 * transform.size // 4
+    found = []
+    for line in (crops[:, 0, near], crops[:, 1, :, near]):
+        per_pixel = (line[:, far] - line[:, near]) / (far - near)
+        first = line[:, near] - per_pixel * (near + 0.5) + 0.5  # where the edge u = 0 lies
+        length = per_pixel * transform.size
+        found.append((torch.minimum(first, first + length), length))
+    (left, wide), (top, high) = found
+    mirrored = (wide < 0).float()
+    return torch.stack([left, top, wide.abs(), high, mirrored], 1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(22, 18), (18, 22), (20, 20), (23, 12)])
+def test_random_crops_are_those_of_torchvision(height: int, width: int) -> None:
+    """The crop that was drawn, made by torchvision, is the output to the last pixel row."""
+    images = photos(40, height, width)
+    torch.manual_seed(3)
+    drawn = boxes(PHOTO, 40, height, width)
+    torch.manual_seed(3)
+    made = PHOTO(images, augment=True)
+    torch.testing.assert_close(drawn, drawn.round(), atol=1e-3, rtol=0)
+    mirrored = []
+    for image, crop, (left, top, wide, high, mirror) in zip(
+        images, made, drawn.round().int().tolist(), strict=True
+    ):
+        expected = functional.resized_crop(image / 255, top, left, high, wide, [24, 24])
+        expected = expected.flip(-1) if mirror else expected
+        torch.testing.assert_close(crop, expected, atol=1e-5, rtol=0)
+        mirrored.append(mirror)
+    assert set(mirrored) == {0, 1}
+
+
+@pytest.mark.parametrize(("height", "width"), [(44, 36), (36, 48)])
+def test_random_crops_have_the_law_of_torchvision(height: int, width: int) -> None:
+    """Kolmogorov-Smirnov tests of position and shape, each at a level of 1e-6."""
+    count = 4000
+    torch.manual_seed(0)
+    transform = dataclasses.replace(PHOTO, size=8, scale=(0.3, 1.0), ratio=(1 / 2, 2.0))
+    ours = boxes(transform, count, height, width).round()
+    image = torch.empty(1, height, width)
+    theirs = torch.tensor(
+        [
+            RandomResizedCrop.get_params(image, transform.scale, transform.ratio)
+            for _ in range(count)
+        ]
+    )[:, [1, 0, 3, 2]].float()
+    columns = [("left", 0), ("top", 1), ("width", 2), ("height", 3)]
+    for name, column in columns:
+        assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-6, name
+    for name, combine in (("area", torch.mul), ("aspect", torch.div)):
+        one, other = (combine(each[:, 2], each[:, 3]) for each in (ours, theirs))
+        assert ks_2samp(one, other).pvalue > 1e-6, name
+    assert abs(ours[:, 4].mean().item() - 0.5) < 5 * 0.5 / count**0.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 40), (40, 10)])
+def test_the_centre_is_cropped_where_no_draw_fits(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    drawn = boxes(dataclasses.replace(PHOTO, scale=(1.0, 1.0)), 20, height, width)
+    image = torch.empty(1, height, width)
+    top, left, high, wide = RandomResizedCrop.get_params(image, (1.0, 1.0), PHOTO.ratio)
+    assert (drawn[:, :4].round() == torch.tensor([left, top, wide, high])).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(218, 178), (30, 41), (27, 27), (24, 100)])
+@pytest.mark.parametrize(("size", "resize"), [(24, 27), (24, 24), (224, 256)])
+def test_photos_are_evaluated_on_the_centre_of_torchvision(
+    height: int, width: int, size: int, resize: int
+) -> None:
+    images = photos(3, height, width)
+    transform = dataclasses.replace(PHOTO, size=size, resize=resize)
+    reference = v2.Compose([v2.Resize(resize, antialias=True), v2.CenterCrop(size)])
+    made = transform(images, augment=False)
+    assert made.shape == (3, 3, size, size) and made.dtype == torch.float32
+    torch.testing.assert_close(made, reference(images / 255), atol=1e-6, rtol=0)
+    # torchvision rounds to whole grey levels when it is given bytes
+    torch.testing.assert_close(made, reference(images) / 255, atol=1 / 255 + 1e-6, rtol=0)
+
+
+def test_photos_are_normalised_per_channel() -> None:
+    images = photos(2, 30, 30)
+    transform = dataclasses.replace(PHOTO, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
+    for augment in (False, True):
+        torch.manual_seed(0)
+        plain = PHOTO(images, augment)
+        torch.manual_seed(0)
+        expected = functional.normalize(plain, [0.1, 0.2, 0.3], [0.5, 0.25, 2.0])
+        torch.testing.assert_close(transform(images, augment), expected)
+
+
+def test_a_network_reads_squares_of_photos(tiny: BiasedDataset) -> None:
+    split = GroupedSplit(photos(6, 22, 18), torch.arange(6) % 2, torch.zeros(6, dtype=torch.long))
+    train = TrainingSet(dataclasses.replace(tiny, train=split, transform=PHOTO), CPU)
+    assert train.image_shape == (3, 24, 24)
+    assert next(train.shuffled(4, 1)).images.shape == (4, 3, 24, 24)

@@ -127,10 +127,13 @@ def test_every_yield_is_a_look_and_the_last_is_the_result(trial: Trial) -> None:
     assert record.status == "finished"
     assert record.error == record.traceback == ""
     assert [look.step for look in record.looks] == [1, 2, 3, 4]
-    assert record.metrics == {"steps_asked": 4.0, "done": 1.0}
+    size = sum(value.numel() for value in build_net(Backbone(), 2, (3, 8, 8)).parameters())
+    counts = {"parameters": size, "parameters_kept": size}
+    assert record.metrics == {"steps_asked": 4.0, "done": 1.0} | counts
     assert record.total == {
         "valid_biased": [[18, 2], [2, 18]],
         "valid_unbiased": [[9, 9], [9, 9]],
+        "test": [[11, 11], [11, 11]],
     }
     assert (
         record.evaluation("valid_biased", [[True, False], [False, True]]).correct.tolist()
@@ -142,7 +145,7 @@ def test_every_yield_is_a_look_and_the_last_is_the_result(trial: Trial) -> None:
 
 
 def test_what_was_reported_stays_as_it_was(trial: Trial) -> None:
-    record = trial(role="confirm")
+    record = trial(role="search")
     assert [len(each.looks) for each in trial.reports] == [1, 2, 3, 4]
     assert {each.status for each in trial.reports} == {"stopped"}
     for each in trial.reports:
@@ -153,7 +156,7 @@ def test_what_was_reported_stays_as_it_was(trial: Trial) -> None:
 
 
 @pytest.mark.parametrize("role", ["search", "confirm", "train"])
-def test_only_work_outside_of_a_search_touches_the_test_split_once(
+def test_a_search_touches_the_test_split_once_at_its_end(
     trial: Trial, tiny: BiasedDataset, monkeypatch: pytest.MonkeyPatch, role: str
 ) -> None:
     evaluated = []
@@ -168,11 +171,13 @@ def test_only_work_outside_of_a_search_touches_the_test_split_once(
     monkeypatch.setattr(datasets, "load", lambda *_: watched)
     record = trial(role=role)
     monkeypatch.setattr(datasets, "load", real)
-    tested = role != "search"
-    assert evaluated.count("test") == tested
-    assert [set(look.correct) >= {"test"} for look in record.looks] == [False] * 3 + [tested]
+    searching = role == "search"
+    assert evaluated.count("test") == (1 if searching else 4)
+    tested = [set(look.correct) >= {"test"} for look in record.looks]
+    assert tested == [not searching] * 3 + [True]
+    assert ("test" in record.open_splits) is not searching
     checkpoint = trial.store.checkpoint(trial.make_study("toy").id, f"{role}/0/0")
-    assert checkpoint.exists() is tested
+    assert checkpoint.exists() is not searching
 
 
 def test_the_kept_network_is_the_one_that_was_tested(trial: Trial, tiny: BiasedDataset) -> None:
@@ -276,7 +281,7 @@ def test_progress_tells_the_stage(trial: Trial) -> None:
 )
 def test_a_failure_is_a_record_with_what_was_reached(trial: Trial, trick: str, error: str) -> None:
     whole = trial()
-    record = trial(role="confirm", trick=trick)
+    record = trial(trick=trick)
     assert record.status == "failed"
     assert record.error == error
     assert (
