@@ -61,6 +61,9 @@ DataPath = Annotated[
         "--data-root", help="Folder of data sets.  [default: $HARNESS_DATA, ~/.cache/harness-data]"
     ),
 ]
+Amp = Annotated[
+    bool, typer.Option("--amp", help="Compute in bfloat16 where that is safe; for accelerators.")
+]
 DataSeed = Annotated[int, typer.Option(help="Seed that the biased data set is drawn with.")]
 TrackingUri = Annotated[
     str | None,
@@ -111,6 +114,7 @@ def sweep(
     ] = None,
     address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")] = None,
     device: Device = None,
+    amp: Amp = False,
     data_seed: DataSeed = 0,
     store: StorePath = STORE,
     data_root: DataPath = None,
@@ -135,6 +139,7 @@ def sweep(
         preset=preset, device=device,
         set=set_ or [], fix=fix or [], search=search or [], space=space, searcher=searcher,
         scheduler=scheduler, select=select, search_seeds=search_seeds, data_seed=data_seed,
+        amp=amp,
     )  # fmt: skip
     return jobs.sweep(
         choice, Store(store), data_root, trials, seeds, budget_hours, concurrency, address,
@@ -152,6 +157,7 @@ def train(
     preset: Preset = None,
     set_: Sets = None,
     device: Device = None,
+    amp: Amp = False,
     data_seed: DataSeed = 0,
     store: StorePath = STORE,
     data_root: DataPath = None,
@@ -166,7 +172,7 @@ def train(
         methods=[method], datasets=[dataset], ratios=[] if ratio is None else [ratio],
         plugins=plugin or [],
         preset=preset, device=device,
-        set=set_ or [], data_seed=data_seed,
+        set=set_ or [], data_seed=data_seed, amp=amp,
     )  # fmt: skip
     return jobs.train(choice, Store(store), data_root, seed, tracking_uri)
 

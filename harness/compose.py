@@ -53,6 +53,7 @@ class Choice:
     select: str = DEFAULT_RULE
     search_seeds: int = 1
     data_seed: int = 0
+    amp: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def compose(choice: Choice, searched: bool = True) -> Composition:
                 space=space,
                 code=f"{source_digest(method.__module__)} data {recipe.version}",
                 aligned=recipe.aligned_table().tolist(),
+                amp=choice.amp,
             )
         )
     return Composition(studies, preset, reason, device)
@@ -156,12 +158,14 @@ def _base_settings(
 
 def _rule(name: str, recipe: Recipe, searched: bool) -> str:
     """The selection rule, or for a run in which nothing is selected any that can be computed."""
-    usable = [rule.name for rule in RULES.values() if rule.split in recipe.validation]
+    # Without an unbiased validation split there are no conflicting images to validate on at all.
+    labelled = "valid_unbiased" in recipe.validation
+    usable = [rule.name for rule in RULES.values() if labelled or not rule.needs_bias_labels]
     if name in usable:
         return name
     if searched:
         raise ValueError(
-            f"--select {name} needs the split {RULES[name].split}, which {recipe.name} has not: "
+            f"--select {name} needs conflicting validation images, which {recipe.name} has not: "
             f"use one of {', '.join(usable)}"
         )
     return usable[0]

@@ -11,6 +11,7 @@ from harness import datasets, registry
 from harness.console import say
 from harness.execution import Site
 from harness.plan import PlannedStage, plan, shared_stages
+from harness.run import arithmetic
 from harness.space import Settings
 from harness.stages import StageStore
 from harness.study import Study
@@ -19,15 +20,17 @@ from harness.study import Study
 def stages_of(study: Study, settings: Settings, seed: int, site: Site) -> list[PlannedStage]:
     """The stages that one run of a study would call."""
     card = datasets.describe(study.dataset, site.data_root, study.ratio, study.data_seed)
-    return plan(
-        registry.load(study.method, study.plugin),
-        settings,
-        datasets.get(study.dataset),
-        card["fingerprint"] if card else "not built",
-        seed,
-        torch.device(study.device),
-        StageStore(site.store.stages),
-    )
+    device = torch.device(study.device)
+    with arithmetic(device, study.amp):
+        return plan(
+            registry.load(study.method, study.plugin),
+            settings,
+            datasets.get(study.dataset),
+            card["fingerprint"] if card else "not built",
+            seed,
+            device,
+            StageStore(site.store.stages),
+        )
 
 
 def say_plan(study: Study, site: Site, trials: int, seeds: int) -> None:

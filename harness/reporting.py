@@ -82,7 +82,8 @@ def _report(store: Store, view: View) -> Report:
     if view.no_bias_labels and not runs.empty:
         runs = runs[runs["bias_labels_in_training"] != "yes"]
     failures = cast(Failures, view.failures)
-    return make_report(runs, store if studies else None, studies, failures, view.against)
+    figures = view.form == "html" or view.png is not None
+    return make_report(runs, store if studies else None, studies, failures, view.against, figures)
 
 
 def _text(report: Report, form: str) -> str:

@@ -14,6 +14,14 @@ from harness.stages import StageStore, compute_stage, digest, stage_key
 from harness.training_set import BiasedDataset, TrainingSet
 
 
+def arithmetic(device: torch.device, amp: bool) -> torch.autocast:
+    """The context that everything a trial computes runs in: float32, or mixed with bfloat16.
+
+    None of the methods' authors used mixed precision.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp)
+
+
 class StageUse(NamedTuple):
     """One stage as a trial used it."""
 

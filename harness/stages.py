@@ -112,6 +112,8 @@ def stage_key(
         "torch": torch.__version__,
         "source": source_digest(function.__module__),
     }
+    if torch.is_autocast_enabled(device_type):
+        parts["autocast"] = str(torch.get_autocast_dtype(device_type))
     return StageKey(f"{function.__module__}.{function.__qualname__}", parts)
 
 

@@ -66,6 +66,7 @@ class Study:
         search_seeds: Every trial is trained once with each of these.
         code: Digest of the method's source, the numerics it computes with and the data's version.
         aligned: (labels, attributes) table of the bias-aligned cells.
+        amp: Whether networks compute in bfloat16 where autocast allows it.
     """
 
     method: str
@@ -83,6 +84,7 @@ class Study:
     space: dict[str, Range]
     code: str
     aligned: list[list[bool]]
+    amp: bool = False
 
     @cached_property
     def id(self) -> str:
@@ -120,9 +122,11 @@ class Study:
         return [r for r in confirm if r.number == winner and r.status == "finished"]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as plain data."""
+        """All fields as plain data; `amp` only where it is on, as it is younger than the others."""
         # Plain comprehension: dataclasses.asdict would turn the ranges into dicts without kind.
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if not self.amp:
+            del data["amp"]
         return data | {"space": {n: range_to_json(r) for n, r in self.space.items()}}
 
 

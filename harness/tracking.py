@@ -214,7 +214,7 @@ def _tags(store: Store, study: Study) -> dict[str, str]:
         "ratio": f"{study.ratio:g}",
         "preset": study.preset,
         "selection": study.select,
-        "device": study.device,
+        "device": f"{study.device}{' with bfloat16' if study.amp else ''}",
         "mlflow.source.git.commit": environment["git_commit"],
         **{f"version.{name}": value for name, value in environment.items()},
     }

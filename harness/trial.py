@@ -20,7 +20,7 @@ from harness import datasets, registry
 from harness.evaluation import count_parameters, evaluate
 from harness.groups import Evaluation
 from harness.ledger import Look, Record
-from harness.run import Run
+from harness.run import Run, arithmetic
 from harness.space import build
 from harness.stages import StageStore
 from harness.study import Store, Study, Work
@@ -65,7 +65,8 @@ def run_work(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            record = _fit(study, work, record, store, data_root, note, progress, share_stages)
+            with arithmetic(torch.device(study.device), study.amp):
+                record = _fit(study, work, record, store, data_root, note, progress, share_stages)
         except Exception as error:  # a failed trial is a result, whatever its method raised
             reason = f"{study.method}: {type(error).__name__}: {error}"
             record = dataclasses.replace(

@@ -15,12 +15,15 @@ PROTOCOL = ["preset", "selection", "checkpoint", "data_seed"]
 """What cells must share to be compared with each other."""
 
 
-def comparison_sections(board: pd.DataFrame, reference: str | None = None) -> list[Section]:
+def comparison_sections(
+    board: pd.DataFrame, reference: str | None = None, figures: bool = True
+) -> list[Section]:
     """Average ranks, win-rates and tests per protocol.
 
     Args:
         board: What :func:`reports.leaderboard.leaderboard` returns.
         reference: A method to test against each other one (Wilcoxon, Holm).
+        figures: Whether to draw the critical-difference diagram.
 
     Raises:
         ValueError: `reference` is no method of the board.
@@ -39,7 +42,7 @@ def comparison_sections(board: pd.DataFrame, reference: str | None = None) -> li
         stated = zip(PROTOCOL, map(_plain, protocol), strict=True)
         said = ", ".join(f"{what.replace('_', ' ')} {value}" for what, value in stated if value)
         suffix = f" ({said})" if said else ""
-        sections += _sections(compare(scores), suffix, f"-{number}")
+        sections += _sections(compare(scores), suffix, f"-{number}", figures)
         if reference is not None and reference in scores.columns:
             sections.append(
                 Section(
@@ -66,7 +69,7 @@ _AGAINST = (
 )
 
 
-def _sections(comparison: Comparison, suffix: str, key: str) -> list[Section]:
+def _sections(comparison: Comparison, suffix: str, key: str, figures: bool) -> list[Section]:
     ranks = pd.DataFrame(
         {
             "method": comparison.average_ranks.index,
@@ -78,7 +81,7 @@ def _sections(comparison: Comparison, suffix: str, key: str) -> list[Section]:
         ranks[f"beats {method}"] = ["–" if pd.isna(x) else f"{x:.2f}" for x in wins[method]]
     cells = f"Cells compared: {'; '.join(comparison.scores.index)}."
     notes = (cells, *comparison.claims, *comparison.left_out, _WINS)
-    figure = diagram(comparison) if comparison.omnibus is not None else ""
+    figure = diagram(comparison) if figures and comparison.omnibus is not None else ""
     return [
         Section(
             CHAPTER, f"Average ranks and win-rates{suffix}", ranks, notes, figure, f"ranks{key}"

@@ -31,6 +31,7 @@ def make_report(
     studies: Sequence[Study] = (),
     failures: Failures = "leave-out",
     against: str | None = None,
+    figures: bool = True,
 ) -> Report:
     """All sections there is something to say in.
 
@@ -40,6 +41,7 @@ def make_report(
         studies: Those to report on.
         failures: What becomes of failed runs.
         against: A method to be tested against each other one.
+        figures: Whether to draw, which takes seconds.
 
     Raises:
         ValueError: `against` is not among the methods.
@@ -48,10 +50,10 @@ def make_report(
     sections = rankings(board, failures)
     if sections:
         sections += flag_sections(runs, failures)
-        sections += comparison_sections(board, against)
+        sections += comparison_sections(board, against, figures)
         if store is not None:
             sections += rule_sections(store, list(studies))
         sections += published_sections(board)
     if store is not None:
-        sections += sweep_sections(store, list(studies))
+        sections += sweep_sections(store, list(studies), figures)
     return Report(runs, board, sections)

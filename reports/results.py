@@ -87,7 +87,7 @@ def _facts(study: Study, ledger: Ledger, checkpoint: str) -> dict[str, Any]:
         "source": THIS_STORE,
         "dataset": study.dataset,
         "ratio": study.ratio,
-        "preset": study.preset,
+        "preset": study.preset + (", bfloat16" if study.amp else ""),
         "selection": study.select,
         "checkpoint": checkpoint,
         "data_seed": study.data_seed,

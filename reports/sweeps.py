@@ -87,7 +87,9 @@ def _placed(section: Section, study: Study, number: int) -> Section:
     cell = f"{cell_name(study.dataset, study.ratio)}, preset {study.preset}, rule {study.select}"
     seed = f", data seed {study.data_seed}" if study.data_seed else ""
     return section._replace(
-        title=f"{cell}{seed}: {section.title}", key=f"sweep-{number}-{section.key}"
+        title=f"{cell}{seed}: {section.title}",
+        key=f"sweep-{number}-{section.key}",
+        detail=True,
     )
 
 

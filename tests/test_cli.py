@@ -65,7 +65,7 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess:
             ["data", "show", "synthetic", *DATA, "--image", "no/where.png"],
             "cannot write no/where.png",
         ),
-        (["sweep", "--method", "erm", "--dataset", "bar"], "use one of ac, average, worst-class"),
+        (["sweep", "--method", "erm", "--dataset", "bar"], "use one of average, worst-class"),
         (["leaderboard", "--results", "none.csv"], "cannot read the results none.csv"),
         (["leaderboard", "--checkpoint", "lst"], "Did you mean 'last'?"),
         (["leaderboard", "--failures", "drop"], "unknown treatment of failures 'drop'"),

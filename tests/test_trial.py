@@ -94,9 +94,9 @@ class Trial:
 
     def __call__(
         self, method: str = "toy", role: str = "search", seed: int = 0, share: bool = True,
-        report: Callable[[Record], None] | None = None, **settings: str | int,
+        report: Callable[[Record], None] | None = None, amp: bool = False, **settings: str | int,
     ) -> Record:  # fmt: skip
-        study = self.make_study(method)
+        study = self.make_study(method, amp=amp)
         self.reports.clear()
         self.progress.clear()
         return run_work(
@@ -212,6 +212,26 @@ def test_same_seed_same_bits_and_other_seed_other_bits(
         assert all(torch.equal(net[name], value) for name, value in cold[1].items())
     _, other = weights(1, "one")
     assert not torch.equal(other["head.weight"], cold[1]["head.weight"])
+
+
+def test_mixed_precision_is_another_study_with_other_stages_and_other_bits(
+    trial: Trial, tmp_path: Path
+) -> None:
+    def run(amp: bool) -> tuple[Record, dict[str, Tensor]]:
+        record = trial(role="train", amp=amp)
+        study = trial.make_study("toy", amp=amp)
+        return record, torch.load(trial.store.checkpoint(study.id, "train/0/0"), weights_only=True)
+
+    (plain, exact), (mixed, rounded), (again, repeated) = run(False), run(True), run(True)
+    assert mixed.status == plain.status == "finished"
+    assert {use["key"] for use in mixed.stages}.isdisjoint(use["key"] for use in plain.stages)
+    assert {use["key"] for use in mixed.stages} == {use["key"] for use in again.stages}
+    assert not torch.equal(rounded["head.weight"], exact["head.weight"])
+    assert all(value.dtype == exact[name].dtype for name, value in rounded.items())
+    assert all(torch.equal(value, rounded[name]) for name, value in repeated.items())
+    study = trial.make_study("toy")
+    assert "amp" not in study.to_json()  # so that studies from before it keep their id
+    assert study.id != trial.make_study("toy", amp=True).id
 
 
 class FakeTime:
