@@ -132,8 +132,9 @@ def from_csv(path: Path, metric: str | None = None) -> pd.DataFrame:
     """Anybody's results: columns dataset, method, seed and metrics, long or wide.
 
     Long files have the columns `metric` and `value`, wide ones a column per metric. The other
-    columns of this frame are taken where the file has them and are unknown otherwise. Higher is
-    taken as better. A metric whose values all lie in [0, 1] is read as a share, not as percent.
+    columns of this frame are taken where the file has them and are unknown otherwise; a column of
+    text alone is no metric, nor is one such as rank or acc_std. Higher is taken as better. A metric
+    whose values all lie in [0, 1] is read as a share, not as percent.
 
     Args:
         path: The file.
@@ -156,6 +157,8 @@ def from_csv(path: Path, metric: str | None = None) -> pd.DataFrame:
             raise ValueError(f"{path} row {int(blank.argmax()) + 2} has no {column}")
     if {"metric", "value"} <= {*table.columns}:
         table = _widen(table)
+    no_metrics = [c for c in metrics_of(table) if _is_aggregate(c) or _is_text(table[c])]
+    table = table.drop(columns=no_metrics)
     given = [c for c in metrics_of(table) if c not in METRICS] + [c for c in METRICS if c in table]
     for column in [*given, *(c for c in NUMBERS if c in table.columns)]:
         table[column] = _numbers(table[column], path, column)
@@ -190,6 +193,16 @@ def _widen(table: pd.DataFrame) -> pd.DataFrame:
     copy = table.groupby([*keys, "metric"], dropna=False).cumcount()
     wide = table.assign(_copy=copy).set_index([*keys, "_copy", "metric"])["value"].unstack("metric")
     return wide[order].reset_index().drop(columns="_copy").rename_axis(columns=None)
+
+
+def _is_aggregate(name: str) -> bool:
+    """Whether a column of this name belongs to a leaderboard, not to a run."""
+    return name in ("n", "runs", "rank", "low", "high") or name.endswith("_std")
+
+
+def _is_text(column: pd.Series[Any]) -> bool:
+    """Whether a column holds remarks rather than a metric."""
+    return bool(column.notna().any() and pd.to_numeric(column, errors="coerce").isna().all())
 
 
 def _numbers(column: pd.Series[Any], path: Path, name: str) -> pd.Series[Any]:

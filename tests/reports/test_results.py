@@ -58,15 +58,29 @@ def test_shares_are_read_as_such(csv):
     assert runs["acc"].tolist() == [50, 100] and runs["f1"].tolist() == [50, 40]
 
 
+def test_columns_of_other_peoples_files_do_not_collide_with_ours(csv):
+    runs = from_csv(
+        csv("dataset,method,seed,n,acc,acc_std,commit\nd,m,0,3,50,1,abc\nd,m,1,4,60,1,d\n")
+    )
+    board = leaderboard(runs)
+    assert board["n"].tolist() == [2] and board["primary"].tolist() == [55]
+    assert board["acc"].tolist() == [55] and board["acc_std"].tolist() == [pytest.approx(50**0.5)]
+    assert "commit" not in board
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("dataset,seed,acc\nd,0,1\n", "has no column method; it needs dataset, method and seed"),
-        ("dataset,method,seed,acc\nd,m,0,high\n", "row 2: acc = 'high' is not a number"),
+        ("dataset,method,seed,acc\nd,m,0,5\nd,m,1,high\n", "row 3: acc = 'high' is not a number"),
+        ("dataset,method,seed,acc\nd,m,0,high\n", "has no metric"),
         ("dataset,method,seed,acc\nd,m,0,5\n,m,1,6\n", "row 3 has no dataset"),
         ("dataset,method,seed,acc\nd,m,one,5\n", "row 2: seed = 'one' is not a number"),
         ("dataset,method,seed\nd,m,0\n", "has no metric"),
-        ("dataset,method,seed,metric,value\nd,m,0,acc,x\n", "acc = 'x' is not a number"),
+        (
+            "dataset,method,seed,metric,value\nd,m,0,acc,1\nd,m,1,acc,x\n",
+            "acc = 'x' is not a number",
+        ),
         ("", "cannot read the results"),
         ('dataset,method,seed,acc\nd,"m,0,5\n', "cannot read the results"),
     ],
