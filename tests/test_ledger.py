@@ -184,7 +184,7 @@ def test_id_changes_with_every_field(study: Study) -> None:
         "preset": "paper", "data_seed": 1,
         "device": "cuda", "searcher": "grid", "scheduler": "asha", "select": "ac",
         "search_seeds": (0,), "base": {"a": 0.2}, "space": {"a": Uniform(0, 2)}, "code": "edited",
-        "aligned": [[False, True], [True, False]],
+        "aligned": [[False, True], [True, False]], "amp": True,
     }  # fmt: skip
     assert changes.keys() == {field.name for field in dataclasses.fields(study)}
     ids = {dataclasses.replace(study, **{name: value}).id for name, value in changes.items()}
