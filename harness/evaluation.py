@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -10,6 +13,18 @@ from harness.groups import Evaluation
 from harness.training_set import GroupedSplit, PhotoTransform, Transform
 
 _MAX_IMAGES, _MAX_PIXELS = 1000, 1 << 20  # of one batch
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module is in the mode it was in, as some may be frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @torch.inference_mode()
@@ -22,17 +37,14 @@ def predictions(
         FloatingPointError: A logit is not finite.
     """
     device = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]  # some may be frozen
-    model.eval()
     predicted, finite = [], torch.ones((), dtype=torch.bool, device=device)
     height, width = split.images.shape[2:]
     batch_size = max(1, min(_MAX_IMAGES, _MAX_PIXELS // (height * width)))
-    for images in split.images.split(batch_size):
-        logits = model(transform(images.to(device, non_blocking=True), augment=False))
-        finite &= logits.isfinite().all()
-        predicted.append(logits.argmax(1))
-    for module, training in modes:
-        module.training = training
+    with _evaluating(model):
+        for images in split.images.split(batch_size):
+            logits = model(transform(images.to(device, non_blocking=True), augment=False))
+            finite &= logits.isfinite().all()
+            predicted.append(logits.argmax(1))
     if not finite:
         raise FloatingPointError("the classifier's logits are not finite")
     return torch.cat(predicted)
@@ -55,22 +67,18 @@ def evaluate(
 
 def count_parameters(model: nn.Module) -> dict[str, float]:
     """Parameters of a network as it would be deployed, and how many of them its mask keeps."""
-    named = dict(model.named_parameters())
     # Gates and what else parametrizes a weight is not deployed; the weight itself is "original".
     deployed = [
         value
-        for name, value in named.items()
+        for name, value in model.named_parameters()
         if ".parametrizations." not in f".{name}" or name.endswith(".original")
     ]
     total = sum(value.numel() for value in deployed)
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
+    with _evaluating(model), torch.inference_mode():
         weights = [
             torch.as_tensor(layer.weight)
             for layer in model.modules()
             if parametrize.is_parametrized(layer, "weight")
         ]
     masked = sum(weight.numel() - int(weight.count_nonzero()) for weight in weights)
-    model.train(was_training)
     return {"parameters": total, "parameters_kept": total - masked}

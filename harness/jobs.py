@@ -26,7 +26,7 @@ from harness.proposals import Proposals
 from harness.schedule import Schedule, SingleRun, Sweep
 from harness.space import build
 from harness.stages import StageStore
-from harness.study import CONFIRM_SEED, Metrics, Store, Study, Work
+from harness.study import CONFIRM_SEED, Metrics, Snapshot, Store, Study, Work
 from reports.leaderboard import splits_table
 from reports.report import Report, make_report
 from reports.results import from_store
@@ -179,7 +179,8 @@ def prepare_data(dataset: str, root: Path, ratio: float, seed: int) -> Path:
 
 
 def _report(store: Store, studies: list[Study]) -> Report:
-    return make_report(from_store(store, studies), store, studies)
+    snapshot = Snapshot(store.root)
+    return make_report(from_store(snapshot, studies), snapshot, studies)
 
 
 def _say_trouble(trouble: str) -> None:

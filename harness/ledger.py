@@ -83,6 +83,10 @@ class Record:
         """The splits whose results may be shown: the test split of a search run is sealed."""
         return [split for split in self.total if self.role != "search" or split != "test"]
 
+    def open_results(self, look: Look) -> dict[str, list[list[int]]]:
+        """What a look counted on the open splits, of which it may have evaluated some only."""
+        return {split: look.correct[split] for split in self.open_splits if split in look.correct}
+
     def evaluation(self, split: str, aligned: list[list[bool]], look: int = -1) -> Evaluation:
         """The group table of one split at one look.
 

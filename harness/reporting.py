@@ -10,7 +10,7 @@ from harness import console
 from harness.console import say
 from harness.selection import CHECKPOINTS, LAST
 from harness.space import unknown
-from harness.study import Store
+from harness.study import Snapshot, Store
 from reports import formats, page, plots
 from reports.leaderboard import FAILURES, Failures
 from reports.report import Report, make_report
@@ -67,6 +67,7 @@ def leaderboard(store: Store, view: View) -> None:
 
 
 def _report(store: Store, view: View) -> Report:
+    store = Snapshot(store.root)
     studies = [] if view.results_only else store.studies()
     frames = [from_csv(path, view.metric) for path in view.results]
     if studies:

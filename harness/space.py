@@ -210,6 +210,11 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}.{hint} Available: {', '.join(names)}."
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, or its type if it says nothing, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def slug(name: str) -> str:
     """A data set's name as part of a file name; one that is a path keeps its end and a digest."""
     plain = re.sub(r"[^\w.]+", "-", name).strip("-")

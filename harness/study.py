@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -92,6 +92,11 @@ class Study:
         text = json.dumps(self.to_json(), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return f"{slug(self.dataset)}-{self.ratio:g}-{self.method}-{self.preset}-{digest}"
+
+    @property
+    def regime(self) -> str:
+        """The preset, and the arithmetic where it is not float32: what numbers are made under."""
+        return f"{self.preset}, bfloat16" if self.amp else self.preset
 
     def value(self, record: Record, look: int = -1) -> float:
         """What the search maximises: the study's rule on one look of one record."""
@@ -250,6 +255,19 @@ class Store:
                 f"({ledger.VERSION}): upgrade the harness or name another --store"
             )
         return data
+
+
+@dataclass(frozen=True)
+class Snapshot(Store):
+    """A store whose ledgers stay as they were at the first look, for reports: they look often."""
+
+    _ledgers: dict[str, Ledger] = field(default_factory=dict, compare=False, repr=False)
+
+    def ledger(self, study: str) -> Ledger:
+        """The study's records as they were when first asked for."""
+        if study not in self._ledgers:
+            self._ledgers[study] = super().ledger(study)
+        return self._ledgers[study]
 
 
 def environment() -> dict[str, str]:

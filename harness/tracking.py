@@ -255,11 +255,7 @@ def _write(session: _Session, store: Store, study: Study, record: Record, parent
 
 def _groups(record: Record) -> dict[str, Any]:
     """The group tables of a record, by split."""
-    looks = [
-        {"step": look.step, "seconds": look.seconds}
-        | {split: look.correct[split] for split in record.open_splits if split in look.correct}
-        for look in record.looks
-    ]
+    looks = [look.__dict__ | {"correct": record.open_results(look)} for look in record.looks]
     return {"total": {split: record.total[split] for split in record.open_splits}, "looks": looks}
 
 
@@ -269,7 +265,7 @@ def _metrics(study: Study, record: Record) -> list[tuple[str, float, int]]:
     numbers += [("seconds", record.seconds, 0)]
     numbers += [(f"stage_seconds/{s['name']}", s["seconds"], 0) for s in record.stages]
     for position, look in enumerate(record.looks):
-        for split in (s for s in record.open_splits if s in look.correct):
+        for split in record.open_results(look):
             table = record.evaluation(split, study.aligned, position)
             numbers += [(f"{split}/{n}", v, look.step) for n, v in table.metrics().items()]
     return numbers

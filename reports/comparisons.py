@@ -6,7 +6,7 @@ import pandas as pd
 
 from harness.space import unknown
 from reports.critical_difference import diagram
-from reports.leaderboard import cell_name, method_names
+from reports.leaderboard import cell_names, method_names
 from reports.section import Section
 from reports.statistics import Comparison, against, compare
 
@@ -31,10 +31,7 @@ def comparison_sections(
     if reference is not None and reference not in {*board["method"]}:
         raise ValueError(unknown("method", reference, {*board["method"]}))
     sections = []
-    named = board.assign(
-        name=method_names(board),
-        cell=[cell_name(*pair) for pair in zip(board["dataset"], board["ratio"], strict=True)],
-    )
+    named = board.assign(name=method_names(board), cell=cell_names(board))
     for number, (protocol, part) in enumerate(named.groupby(PROTOCOL, dropna=False, sort=True), 1):
         scores = part.pivot_table(index="cell", columns="name", values="primary", aggfunc="first")
         if scores.shape[1] < 2:
@@ -42,7 +39,7 @@ def comparison_sections(
         stated = zip(PROTOCOL, map(_plain, protocol), strict=True)
         said = ", ".join(f"{what.replace('_', ' ')} {value}" for what, value in stated if value)
         suffix = f" ({said})" if said else ""
-        sections += _sections(compare(scores), suffix, f"-{number}", figures)
+        sections.append(_ranks(compare(scores), suffix, f"ranks-{number}", figures))
         if reference is not None and reference in scores.columns:
             sections.append(
                 Section(
@@ -69,24 +66,19 @@ _AGAINST = (
 )
 
 
-def _sections(comparison: Comparison, suffix: str, key: str, figures: bool) -> list[Section]:
+def _ranks(comparison: Comparison, suffix: str, key: str, figures: bool) -> Section:
     ranks = pd.DataFrame(
         {
             "method": comparison.average_ranks.index,
             "average rank": [f"{rank:.2f}" for rank in comparison.average_ranks],
         }
     )
-    wins = comparison.win_rates.loc[comparison.average_ranks.index, comparison.average_ranks.index]
-    for method in wins.columns:
-        ranks[f"beats {method}"] = ["–" if pd.isna(x) else f"{x:.2f}" for x in wins[method]]
+    for method, rates in comparison.win_rates.items():
+        ranks[f"beats {method}"] = ["–" if pd.isna(rate) else f"{rate:.2f}" for rate in rates]
     cells = f"Cells compared: {'; '.join(comparison.scores.index)}."
     notes = (cells, *comparison.claims, *comparison.left_out, _WINS)
     figure = diagram(comparison) if figures and comparison.omnibus is not None else ""
-    return [
-        Section(
-            CHAPTER, f"Average ranks and win-rates{suffix}", ranks, notes, figure, f"ranks{key}"
-        )
-    ]
+    return Section(CHAPTER, f"Average ranks and win-rates{suffix}", ranks, notes, figure, key)
 
 
 _WINS = "Win-rates: share of cells in which the row's method beats the column's, a tie being half."

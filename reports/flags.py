@@ -7,7 +7,7 @@ import pandas as pd
 from reports.leaderboard import (
     FAILURES,
     Failures,
-    cell_name,
+    cell_names,
     duplicated,
     failed,
     suspect,
@@ -69,13 +69,12 @@ def _listed(runs: pd.DataFrame, what: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "what": what,
-            "data set": [cell_name(d, r) for d, r in zip(runs["dataset"], runs["ratio"],
-                                                         strict=True)],
+            "data set": cell_names(runs),
             "method": runs["method"],
             "seed": _whole(runs["seed"]),
             "reason": reasons.str.split().str.join(" ").str.slice(0, 200),
         }
-    )  # fmt: skip
+    )
 
 
 def _zero_groups(runs: pd.DataFrame) -> pd.DataFrame:
@@ -84,10 +83,9 @@ def _zero_groups(runs: pd.DataFrame) -> pd.DataFrame:
         zero=("zero_groups", "mean"), groups=("groups", "first"), n=("seed", "size")
     )
     table = means[means["zero"] > 0].reset_index()
-    cells = zip(table["dataset"], table["ratio"], strict=True)
     return pd.DataFrame(
         {
-            "data set": [cell_name(*cell) for cell in cells],
+            "data set": cell_names(table),
             "method": table["method"],
             "groups at zero": [
                 f"{zero:.1f} of {groups:.0f}"
@@ -101,7 +99,7 @@ def _zero_groups(runs: pd.DataFrame) -> pd.DataFrame:
 def _missing_seeds(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for _, part in runs.groupby(CONDITIONS, dropna=False, sort=True):
-        cell = cell_name(part["dataset"].iloc[0], part["ratio"].iloc[0])
+        cell = cell_names(part)[0]
         seeds = {method: {*own["seed"].dropna()} for method, own in part.groupby("method")}
         union = set().union(*seeds.values())
         for method, own in seeds.items():

@@ -84,8 +84,8 @@ def leaderboard(runs: pd.DataFrame, failures: Failures = "leave-out") -> pd.Data
     board = board.join(enter[scores].mean()).join(enter[scores].std(ddof=1).add_suffix("_std"))
     ends = {key: interval(values.tolist()) for key, values in enter["primary"]}
     board[["low", "high"]] = pd.DataFrame.from_dict(ends, orient="index", columns=["low", "high"])
-    ranks = board.groupby(CONDITIONS, dropna=False)["primary"].rank(ascending=False, method="min")
-    board["rank"] = ranks
+    ranked = board.groupby(CONDITIONS, dropna=False)["primary"]
+    board["rank"] = ranked.rank(ascending=False, method="min")
     return board.sort_values([*CONDITIONS, "rank", "method", "study"], ignore_index=True)
 
 
@@ -94,12 +94,12 @@ def rankings(board: pd.DataFrame, failures: Failures = "leave-out") -> list[Sect
     if board.empty:
         return []
     sections = []
-    for number, (conditions, part) in enumerate(board.groupby(CONDITIONS, dropna=False, sort=True)):
+    for number, (conditions, part) in enumerate(board.groupby(CONDITIONS, dropna=False), 1):
         stated = dict(zip(CONDITIONS, conditions, strict=True))
         notes = [_conditions_in_words(stated), _how_to_read(part, failures), *_unequal(part)]
         sections.append(
             Section("Leaderboard", _title(stated), _presentable(part), tuple(filter(None, notes)),
-                    key=f"leaderboard-{number + 1}")
+                    key=f"leaderboard-{number}")
         )  # fmt: skip
     return sections
 
@@ -107,6 +107,11 @@ def rankings(board: pd.DataFrame, failures: Failures = "leave-out") -> list[Sect
 def cell_name(dataset: str, ratio: float) -> str:
     """A benchmark cell in words."""
     return dataset if pd.isna(ratio) else f"{dataset}, {ratio:g} % conflicting"
+
+
+def cell_names(frame: pd.DataFrame) -> list[str]:
+    """The benchmark cell of each row, in words."""
+    return [cell_name(*cell) for cell in zip(frame["dataset"], frame["ratio"], strict=True)]
 
 
 def method_names(board: pd.DataFrame) -> pd.Series[str]:

@@ -16,7 +16,7 @@ import pandas as pd
 from harness.groups import Evaluation
 from harness.ledger import Ledger, Record
 from harness.selection import LAST, RULES, best_look
-from harness.space import unknown
+from harness.space import one_line, unknown
 from harness.study import Store, Study
 
 CONDITIONS = ["dataset", "ratio", "preset", "selection", "checkpoint", "data_seed"]
@@ -40,6 +40,15 @@ LABEL_USES = ["bias_labels_in_training", "bias_labels_in_selection"]
 """Text too: yes, no, or empty for unknown."""
 NUMBERS = ["ratio", "data_seed", "seed", "primary", "density", "parameters", "parameters_kept"]
 NUMBERS += ["seconds", "search_seconds", "trials", "groups", "zero_groups"]
+
+
+def names_of(studies: Sequence[Study]) -> list[str]:
+    """Methods by name, with the study where one is there twice (its code or --set was edited)."""
+    methods = [study.method for study in studies]
+    return [
+        f"{study.method} {study.id[-8:]}" if methods.count(study.method) > 1 else study.method
+        for study in studies
+    ]
 
 
 def metrics_of(runs: pd.DataFrame) -> list[str]:
@@ -87,7 +96,7 @@ def _facts(study: Study, ledger: Ledger, checkpoint: str) -> dict[str, Any]:
         "source": THIS_STORE,
         "dataset": study.dataset,
         "ratio": study.ratio,
-        "preset": study.preset + (", bfloat16" if study.amp else ""),
+        "preset": study.regime,
         "selection": study.select,
         "checkpoint": checkpoint,
         "data_seed": study.data_seed,
@@ -146,9 +155,7 @@ def from_csv(path: Path, metric: str | None = None) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, skipinitialspace=True)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise ValueError(
-            f"cannot read the results {path}: {' '.join(str(error).split())}"
-        ) from None
+        raise ValueError(f"cannot read the results {path}: {one_line(error)}") from None
     table.columns = table.columns.astype(str).str.strip()
     if missing := [c for c in ("dataset", "method", "seed") if c not in table.columns]:
         raise ValueError(f"{path} has no column {missing[0]}; it needs dataset, method and seed")

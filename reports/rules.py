@@ -15,6 +15,8 @@ from harness.ledger import Ledger, Record
 from harness.selection import LAST, RULES, Rule, best, oracle
 from harness.space import slug
 from harness.study import Store, Study
+from reports.leaderboard import cell_name
+from reports.results import names_of
 from reports.section import Section, spread
 
 CHAPTER = "Selection rules"
@@ -43,14 +45,14 @@ def rule_sections(store: Store, studies: Sequence[Study]) -> list[Section]:
         ledger = store.ledger(study.id)
         if study.confirmed(ledger):
             metric = store.metrics(study.id).primary
-            conditions = (study.dataset, study.ratio, study.preset, study.data_seed, metric)
+            conditions = (study.dataset, study.ratio, study.regime, study.data_seed, metric)
             opened.setdefault(conditions, []).append((study, ledger))
     sections = []
-    for (dataset, ratio, preset, data_seed, metric), group in sorted(opened.items()):
+    for (dataset, ratio, regime, data_seed, metric), group in sorted(opened.items()):
         group.sort(key=lambda each: (each[0].method, each[0].id))
-        title = f"{dataset}, {ratio:g} % conflicting, preset {preset}"
+        title = f"{cell_name(dataset, ratio)}, preset {regime}"
         title += f", data seed {data_seed}" if data_seed else ""
-        key = f"{slug(dataset)}-{ratio:g}-{preset}-{data_seed}"
+        key = f"{slug(dataset)}-{ratio:g}-{slug(regime)}-{data_seed}"
         judge = oracle(metric)
         words = metric.replace("_", " ")
         sections += [
@@ -137,13 +139,9 @@ def _by_look(study: Study, ledger: Ledger, judge: Rule) -> _Row:
 
 def _table(rows: list[_Row], mark: str = "") -> pd.DataFrame:
     """A row per study: rules without labels first, then those with, the oracle, the price."""
-    methods = [row.study.method for row in rows]
     rules = sorted({rule: None for row in rows for rule in row.scores}, key=_kind)
     records = []
-    for row in rows:
-        method = row.study.method
-        # The same method twice: an edit of its code or other --set values made another study.
-        name = f"{method} {row.study.id[-8:]}" if methods.count(method) > 1 else method
+    for name, row in zip(names_of([row.study for row in rows]), rows, strict=True):
         record = {"method": name} | row.facts
         for rule in rules:
             own = f" {mark}" if mark and rule == row.study.select else ""

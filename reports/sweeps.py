@@ -84,7 +84,7 @@ def _joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 def _placed(section: Section, study: Study, number: int) -> Section:
     """The section with its conditions in front."""
-    cell = f"{cell_name(study.dataset, study.ratio)}, preset {study.preset}, rule {study.select}"
+    cell = f"{cell_name(study.dataset, study.ratio)}, preset {study.regime}, rule {study.select}"
     seed = f", data seed {study.data_seed}" if study.data_seed else ""
     return section._replace(
         title=f"{cell}{seed}: {section.title}",

@@ -15,6 +15,7 @@ import pandas as pd
 
 from harness.ledger import Ledger, Record
 from harness.study import Metrics, Store, Study
+from reports.results import names_of
 
 
 class Sweep(NamedTuple):
@@ -33,23 +34,21 @@ class Sweep(NamedTuple):
 
 
 def sweep_groups(store: Store, studies: Sequence[Study]) -> list[list[Sweep]]:
-    """The studies with search trials, by data set, ratio, preset, rule and data seed; sorted."""
+    """The studies with search trials, by data set, ratio, regime, rule and data seed; sorted."""
     ordered = sorted(studies, key=lambda study: (*_cell(study), study.method, study.id))
     groups = [_open(store, list(group)) for _, group in groupby(ordered, _cell)]
     return [group for group in groups if group]
 
 
 def _cell(study: Study) -> tuple[str, float, str, str, int]:
-    return study.dataset, study.ratio, study.preset, study.select, study.data_seed
+    return study.dataset, study.ratio, study.regime, study.select, study.data_seed
 
 
 def _open(store: Store, group: list[Study]) -> list[Sweep]:
-    methods = [study.method for study in group]
-    sweeps = []
-    for study in group:
-        twice = methods.count(study.method) > 1
-        name = f"{study.method} {study.id[-8:]}" if twice else study.method
-        sweeps.append(Sweep(name, study, store.ledger(study.id), store.metrics(study.id)))
+    sweeps = [
+        Sweep(name, study, store.ledger(study.id), store.metrics(study.id))
+        for name, study in zip(names_of(group), group, strict=True)
+    ]
     return [sweep for sweep in sweeps if sweep.ledger.of("search")]
 
 
@@ -151,6 +150,8 @@ def learning_frame(sweep: Sweep) -> pd.DataFrame:
     rows = []
     for run in sweep.study.confirmed(sweep.ledger):
         for number, look in enumerate(run.looks):
+            if "test" not in look.correct:  # harness 0.1 tested the last look only
+                continue
             test = run.evaluation("test", sweep.study.aligned, number).metrics()
             scores = test[sweep.metrics.unbiased], test["conflicting_accuracy"]
             rows.append((sweep.name, run.seed, look.step, look.seconds, *(100 * s for s in scores)))

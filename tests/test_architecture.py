@@ -153,36 +153,33 @@ def test_no_exception_is_swallowed_unnamed() -> None:
                 assert node.type is not None, f"{path}:{node.lineno}"
 
 
-@pytest.mark.parametrize("command", [["--help"], ["sweep", "--help"]])
-def test_help_loads_nothing_heavy(command: list[str]) -> None:
+def loaded_by(*words: str) -> set[str]:
+    """The packages that a command of ours has loaded when it ends."""
     code = (
         "import sys\n"
         "from harness.cli import main\n"
-        f"sys.argv = ['harness', *{command!r}]\n"
+        f"sys.argv = ['harness', *{words!r}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
         "print('loaded:', *sorted({name.split('.')[0] for name in sys.modules}))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    loaded = result.stdout.rsplit("loaded:", 1)[1].split()
-    assert "Usage" in result.stdout and "typer" in loaded
+    said, loaded = result.stdout.rsplit("loaded:", 1)
+    assert ("Usage" in said) == ("--help" in words)
+    return {*loaded.split()}
+
+
+@pytest.mark.parametrize("command", [["--help"], ["sweep", "--help"]])
+def test_help_loads_nothing_heavy(command: list[str]) -> None:
+    loaded = loaded_by(*command)
+    assert "typer" in loaded
     heavy = {"torch", "ray", "mlflow", "pandas", "optuna", "scipy", "numpy", "torchvision"}
-    assert not heavy & {*loaded}
+    assert not heavy & loaded
 
 
 def test_a_leaderboard_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     """It answers in seconds because it does not."""
-    code = (
-        "import sys\n"
-        "from harness.cli import main\n"
-        f"sys.argv = ['harness', 'leaderboard', '--store', {str(tmp_path)!r}]\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
-        "print('loaded:', *sorted({name.split('.')[0] for name in sys.modules}))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    loaded = result.stdout.rsplit("loaded:", 1)[1].split()
+    loaded = loaded_by("leaderboard", "--store", str(tmp_path))
     assert "pandas" in loaded
-    assert not {"torch", "ray", "mlflow", "torchvision"} & {*loaded}
+    assert not {"torch", "ray", "mlflow", "torchvision"} & loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def test_the_test_split_of_a_search_run_stays_sealed(
     artifacts = Path(search.info.artifact_uri.removeprefix("file://"))
     assert '"valid_unbiased"' in (groups := (artifacts / "groups.json").read_text())
     assert '"test"' not in groups
+    assert set(json.loads(groups)["looks"][-1]) == {"step", "seconds", "correct"}
 
 
 def test_trouble_is_reported_and_caught_up_with_later(

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from harness.space import one_line
+
 BATCH = 256
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -94,7 +96,7 @@ class ImageFiles:
             with Image.open(path) as image:
                 pixels = np.asarray(self._fitted(image))
         except Exception as error:  # decoders raise whatever they stumble over
-            reason = "no such file" if isinstance(error, FileNotFoundError) else _one_line(error)
+            reason = "no such file" if isinstance(error, FileNotFoundError) else one_line(error)
             raise ValueError(
                 f"cannot read {path}, image {row + 1} of {len(self)}: {reason}"
             ) from error
@@ -116,7 +118,3 @@ class ImageFiles:
         resized = image.convert("RGB").resize((wide, high), Image.Resampling.BILINEAR)
         left, top = round((wide - width) / 2), round((high - height) / 2)
         return resized.crop((left, top, left + width, top + height))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

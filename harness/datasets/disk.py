@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,22 @@ def replace_atomically(path: Path, content: bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     write_durably(partial, content)
     partial.replace(path)
+
+
+@contextmanager
+def scratch_folder(name: Path) -> Iterator[Path]:
+    """An empty folder to fill and move to its name; what is left of it at the end is removed.
+
+    It lies beside `name`, so that the move is one step, and takes the place of what an earlier
+    process left there when it was killed.
+    """
+    partial = name.with_name(f".{name.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

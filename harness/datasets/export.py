@@ -1,9 +1,7 @@
 """A built data set as files that people, and other code bases, can read; see `folder`."""
 
 import hashlib
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from harness.datasets.disk import replace_atomically
+from harness.datasets.disk import replace_atomically, scratch_folder
 from harness.datasets.published import BACKBONES
 from harness.datasets.recipe import Progress, Recipe
 from harness.training_set import BiasedDataset, GroupedSplit, PhotoTransform, Transform
@@ -110,12 +108,14 @@ def export(dataset: BiasedDataset, recipe: Recipe, target: Path, progress: Progr
         target.mkdir(parents=True, exist_ok=True)
         replace_atomically(target / CARD, TypeAdapter(Card).dump_json(card))
         if first:
-            with _moved_into_place(target / "test") as partial:
+            with scratch_folder(target / "test") as partial:
                 _write(partial, test, np.arange(len(test.labels)), report)
-        with _moved_into_place(ratio) as partial:
+                partial.rename(target / "test")
+        with scratch_folder(ratio) as partial:
             for part, (split, rows) in parts.items():
                 (partial / part).mkdir()
                 _write(partial / part, split, rows, report)
+            partial.rename(ratio)
     except OSError as error:
         raise ValueError(f"cannot write to {target}: {error.strerror or error}") from error
 
@@ -163,19 +163,6 @@ def _counter(progress: Progress, total: int) -> Callable[[], None]:
             progress("writing PNG files", done, total)
 
     return report
-
-
-@contextmanager
-def _moved_into_place(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes this name when it is filled, and is removed if it is not."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-    partial.mkdir()
-    try:
-        yield partial
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(

@@ -15,6 +15,7 @@ there is no `valid_unbiased`, the largest balanced part of `valid` is taken. All
 to the size of the first training image.
 """
 
+import functools
 import glob
 import hashlib
 import os
@@ -234,7 +235,12 @@ def _count(kind: str, values: set[int]) -> int:
 def _recipe(argument: str) -> Recipe:
     if not argument:
         raise ValueError("folder needs a path: folder:PATH")
-    path = Path(argument).expanduser().resolve()
+    return recipe_of(Path(argument).expanduser().resolve())
+
+
+@functools.cache
+def recipe_of(path: Path) -> Recipe:
+    """The recipe of a folder as a process first finds it: every trial asks, and listing is slow."""
     tree, card = _read(path), read_card(path)
     aligned = _aligned(tree, card)
     size = size_of(path / tree.train(tree.ratios[0])[0].path)

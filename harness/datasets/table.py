@@ -27,6 +27,7 @@ from harness.datasets.folder import balances, draw_unbiased, size_of
 from harness.datasets.published import BACKBONES, md5_of
 from harness.datasets.recipe import Family, Progress, Recipe, SplitArrays
 from harness.datasets.validation import proportional
+from harness.space import one_line
 from harness.training_set import Transform
 
 COLUMNS = ("path", "label", "attribute", "split")
@@ -106,7 +107,7 @@ def _columns(path: Path) -> dict[str, list[str]]:
         else:
             raise ValueError("the name must end in .csv or .parquet")
     except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"cannot read {path}: {one_line(error)}") from None
     absent = [name for name in COLUMNS if name not in frame]
     if absent:
         raise ValueError(
@@ -156,7 +157,12 @@ def _locate(table: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], list[i
 def _recipe(argument: str) -> Recipe:
     if not argument:
         raise ValueError("table needs a file: table:FILE.csv or table:FILE.parquet")
-    path = Path(os.path.abspath(Path(argument).expanduser()))
+    return recipe_of(Path(os.path.abspath(Path(argument).expanduser())))
+
+
+@functools.cache
+def recipe_of(path: Path) -> Recipe:
+    """The recipe of a table as a process first finds it: every trial asks, and reading is slow."""
     table = _read(path)
     groups = table.training_groups()
     aligned = np.zeros(groups.shape, dtype=np.bool_)

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from harness.datasets import get, load
+from harness import datasets
+from harness.datasets import load
+from harness.datasets.folder import recipe_of
 from harness.datasets.recipe import silent
 from harness.training_set import Transform
 
@@ -36,6 +38,12 @@ def shown(folder, valid="1pct/valid/{}", test="test/{}"):
 @pytest.fixture
 def folder(tmp_path):
     return shown(tmp_path / "images")
+
+
+def get(name):
+    """As a new process finds it."""
+    recipe_of.cache_clear()
+    return datasets.get(name)
 
 
 def build(folder, ratio=1, seed=0):
@@ -146,6 +154,12 @@ def test_suffixes_in_any_case_and_nothing_else(folder):
     (folder / "test/Thumbs.db").touch()
     (folder / "1pct/readme_1_1.png").touch()
     assert len(build(folder)["test"].labels) == 4
+
+
+def test_a_process_lists_the_folder_once(folder):
+    first = get(f"folder:{folder}")
+    assert datasets.get(f"folder:{folder}/../{folder.name}") is first
+    assert get(f"folder:{folder}") is not first
 
 
 def test_the_version_is_that_of_the_listing(folder, tmp_path):

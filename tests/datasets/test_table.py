@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness.datasets import get, load
+from harness import datasets
+from harness.datasets import load
 from harness.datasets.recipe import silent
+from harness.datasets.table import recipe_of
 
 ROWS = [  # path, label, attribute, split; three of eight training images conflict
     ("cows/0.png", "cow", "grass", "train"),
@@ -48,6 +50,12 @@ def table(tmp_path):
         return f"table:{folder / name}"
 
     return write
+
+
+def get(name):
+    """As a new process finds it."""
+    recipe_of.cache_clear()
+    return datasets.get(name)
 
 
 def build(name, seed=0):

@@ -191,3 +191,18 @@ def test_methods_that_train_on_bias_labels_can_be_left_out(
     assert "blind" in (text := capsys.readouterr().out) and "told" not in text
     reporting.leaderboard(store, View("csv"))
     assert "told" in capsys.readouterr().out
+
+
+def test_a_report_reads_each_ledger_once(
+    store: Store,
+    fill: Callable[..., Study],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fill("a", (9, 9, 9, 9)), fill("b", (8, 8, 8, 8))
+    read: list[str] = []
+    original = Store.ledger
+    monkeypatch.setattr(Store, "ledger", lambda self, i: read.append(i) or original(self, i))
+    reporting.leaderboard(store, View("markdown"))
+    assert "a" in capsys.readouterr().out
+    assert sorted(read) == sorted(study.id for study in store.studies())

@@ -215,3 +215,12 @@ def test_what_is_no_number_never_wins() -> None:
     for record, rule in ((one_sided, "ac"), (without(CONFIRM[0], "valid_biased"), "average")):
         with pytest.raises(ValueError, match=f"^checkpoint rule {rule} has no value at any look"):
             best_look(record, rule, ALIGNED)
+
+
+def test_other_arithmetic_is_another_table(store: Store, fill: Callable[..., Study]) -> None:
+    for amp in (False, True):
+        fill([*SEARCH, *CONFIRM], amp=amp)
+    sections = rule_sections(store, store.studies())
+    assert len({section.key for section in sections}) == 4
+    assert sum("preset quick, bfloat16" in section.title for section in sections) == 2
+    assert [len(section.table) for section in sections] == [1, 1, 1, 1]

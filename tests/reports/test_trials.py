@@ -209,3 +209,22 @@ def test_groups_share_all_that_scores_depend_on(store: Store, sweep: Callable[..
     (shared,) = [group for group in groups if len(group) > 1]
     ids = sorted(each.study.id for each in shared if each.study.method == "a")
     assert [each.name for each in shared] == [f"a {ids[0][-8:]}", f"a {ids[1][-8:]}", "b"]
+
+
+def test_looks_that_were_not_tested_are_left_out(sweep: Callable[..., Sweep]) -> None:
+    tables = {"valid_unbiased": [[9, 9], [9, 9]], "test": [[8, 6], [6, 8]]}
+    looks = [Look(1, 1.0, {"valid_unbiased": tables["valid_unbiased"]}), Look(2, 2.0, tables)]
+    total = {split: [[10, 10], [10, 10]] for split in tables}
+    made = sweep(run(0, 0.9), run(0, 0.9, role="confirm", seed=1000, looks=looks, total=total))
+    assert learning_frame(made)[["step", "unbiased", "conflicting"]].values.tolist() == [
+        [2, 70, 60]
+    ]
+
+
+def test_other_arithmetic_is_another_group(store: Store, sweep: Callable[..., Sweep]) -> None:
+    for amp in (False, True):
+        sweep(run(0, 0.9), amp=amp)
+    groups = sweep_groups(store, store.studies())
+    assert [[each.study.regime for each in group] for group in groups] == [
+        ["quick"], ["quick, bfloat16"]
+    ]  # fmt: skip
