@@ -1,27 +1,27 @@
 """The record of finished work: an append-only file per study that everything else is derived from.
 
 Resuming, reports and MLflow read it; Optuna's proposals are replayed from it. One JSON line is one
-method trained with one setting and one seed. A line is complete when it ends in a newline; a torn
-last line (the process died while writing) is dropped.
+method trained with one setting and one seed, sealed with a digest of itself. A line is complete
+when it ends in a newline; a torn last line (the process died while writing) is dropped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
+from harness.disk import seal, sync_folder, unseal, write_all
 from harness.groups import Evaluation
 from harness.space import Settings
 
-VERSION = 1
-"""Of the files in a store; a newer one is refused."""
+VERSION = 2
+"""Of the files in a store; a newer one is refused. Version 1 had no seals and is read as well."""
 
 Role = Literal["search", "confirm", "train"]
 
@@ -116,14 +116,25 @@ class Ledger:
             self.records[record.key] = record
 
     def append(self, record: Record) -> None:
-        """Adds a record durably: it is on disk when this returns."""
-        line = json.dumps(dataclasses.asdict(record), separators=(",", ":")) + "\n"
+        """Adds a record durably: it is on disk when this returns.
+
+        Raises:
+            OSError: It could not be written; the file is as it was.
+        """
+        line = seal(dataclasses.asdict(record)) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab+") as file:
-            _drop_torn_line(file)
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        first = not self.path.exists()
+        with self.path.open("ab+", buffering=0) as file:
+            end = _drop_torn_line(file)
+            try:
+                write_all(file.fileno(), line.encode())
+                os.fsync(file.fileno())
+            except OSError as error:
+                file.truncate(end)
+                error.filename = error.filename or str(self.path)
+                raise
+        if first:
+            sync_folder(self.path.parent)
         self.records[record.key] = record
 
     def of(self, role: Role) -> list[Record]:
@@ -138,16 +149,20 @@ def _read(path: Path) -> Iterator[Record]:
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn or empty
     for number, line in enumerate(lines, 1):
         try:
-            yield Record.from_json(json.loads(line))
+            yield Record.from_json(unseal(line.decode()))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"{path} line {number} is not a record ({error}): restore the file from a backup, "
-                "or remove that line to compute its trial again"
+                "or let `harness store repair` set the line aside, to compute its trial again"
             ) from None
 
 
-def _drop_torn_line(file: Any) -> None:
-    """Truncates an unfinished last line, so that the next one does not glue to it."""
+def _drop_torn_line(file: IO[bytes]) -> int:
+    """Truncates an unfinished last line, so that the next one does not glue to it.
+
+    Returns:
+        Where the file ends now.
+    """
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(end - 65536, 0)
@@ -155,6 +170,7 @@ def _drop_torn_line(file: Any) -> None:
         newline = file.read(end - start).rfind(b"\n")
         if newline >= 0:
             file.truncate(start + newline + 1)
-            return
+            return start + newline + 1
         end = start
     file.truncate(0)
+    return 0

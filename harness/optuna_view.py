@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -15,10 +14,12 @@ from statistics import fmean
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.disk import replace_atomically
 from harness.ledger import Ledger, Record
 from harness.proposals import distribution, holds
 from harness.study import Store, Study
@@ -66,14 +67,13 @@ def write_storage(store: Store, studies: Sequence[Study]) -> None:
     It takes the place of the old file at once, and equal ledgers give equal bytes. An open
     optuna-dashboard shows the new file once it is started again.
     """
-    logs = _Logs()
-    storage = JournalStorage(logs)
-    for study in studies:
-        to_optuna(study, store.ledger(study.id), storage)
     store.root.mkdir(parents=True, exist_ok=True)
-    part = store.optuna_journal.with_suffix(f".{os.getpid()}.part")
-    part.write_text(logs.text())
-    part.rename(store.optuna_journal)
+    with FileLock(store.optuna_journal.with_suffix(".lock")):  # the last to write read last, too
+        logs = _Logs()
+        storage = JournalStorage(logs)
+        for study in studies:
+            to_optuna(study, store.ledger(study.id), storage)
+        replace_atomically(store.optuna_journal, logs.text().encode())
 
 
 def importances(study: Study, ledger: Ledger) -> dict[str, float] | None:

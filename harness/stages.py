@@ -15,9 +15,7 @@ import inspect
 import io
 import json
 import math
-import os
 import random
-import shutil
 import sys
 import sysconfig
 import time
@@ -34,6 +32,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from harness.disk import move_into_place, scratch_folder, seal, unseal, write_durably
 from harness.training_set import TrainingSet
 
 NUMERICS = (
@@ -220,8 +219,7 @@ class StageStore:
     def stored_digest(self, key: StageKey) -> str | None:
         """Digest of the stored result, by which stages that take it are keyed; None without one."""
         try:
-            manifest = json.loads((self._folder(key) / "manifest.json").read_text())
-            return str(manifest["digest"])
+            return str(unseal((self._folder(key) / "manifest.json").read_text())["digest"])
         except (OSError, ValueError, KeyError):
             return None
 
@@ -243,7 +241,7 @@ class StageStore:
         if not self.holds(key):
             return None
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = unseal((folder / "manifest.json").read_text())
             data = (folder / "value.pt").read_bytes()
             if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
                 raise ValueError("its bytes differ from its manifest")
@@ -251,7 +249,6 @@ class StageStore:
             return StageResult(value, key.key, manifest["digest"], manifest["seconds"], reused=True)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             warnings.warn(f"stage artifact {folder} is computed again: {error}", stacklevel=3)
-            shutil.rmtree(folder, ignore_errors=True)
             return None
 
     def _write(
@@ -268,17 +265,10 @@ class StageStore:
             "sha256": hashlib.sha256(buffer.getbuffer()).hexdigest(),
             "seconds": result.seconds,
         }
-        part = self._folder(key).with_suffix(".part")  # the lock is held
-        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed here
-        part.mkdir()
-        try:
-            _write_durably(part / "value.pt", buffer.getbuffer())
-            _write_durably(part / "manifest.json", json.dumps(manifest, indent=1).encode())
-            shutil.rmtree(self._folder(key), ignore_errors=True)
-            part.rename(self._folder(key))
-        except OSError:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
+        with scratch_folder(self._folder(key)) as partial:  # the lock is held
+            write_durably(partial / "value.pt", buffer.getbuffer())
+            write_durably(partial / "manifest.json", seal(manifest, indent=1).encode())
+            move_into_place(partial, self._folder(key))
         return result
 
 
@@ -333,10 +323,3 @@ def _portable(value: Any, device: torch.device, stage: str, path: str = "value")
                 _portable(v, device, stage, f"{path}[{i}]") for i, v in enumerate(value)
             )
     raise TypeError(f"stage {stage} must return tensors and plain data, not {type(value).__name__}")
-
-
-def _write_durably(path: Path, data: Any) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from harness import ledger
+from harness.disk import replace_atomically, seal, unseal
 from harness.ledger import Ledger, Record, Role
 from harness.selection import RULES
 from harness.space import Range, Settings, range_from_json, range_to_json, slug
@@ -195,15 +196,22 @@ class Store:
         """Reads a study's definition.
 
         Raises:
-            ValueError: It was written by a newer version, or is not readable.
+            ValueError: It was written by a newer version, is not readable, or is another study.
         """
-        fields = self._read(study)["study"]
         try:
+            fields = self._read(study)["study"]
             fields["space"] = {n: range_from_json(r) for n, r in fields["space"].items()}
             fields["search_seeds"] = tuple(fields["search_seeds"])
-            return Study(**fields)
+            read = Study(**fields)
+            name = read.id
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"cannot read the study {self.folder(study)}: {error}") from None
+        if name != study:
+            raise ValueError(
+                f"{self.folder(study)} holds the study {name}: its study.json was altered, or the "
+                "folder renamed; restore one of them, or move the folder out of the store"
+            )
+        return read
 
     def environment(self, study: str) -> dict[str, str]:
         """When the study began, and with which packages, platform and git commit."""
@@ -218,7 +226,7 @@ class Store:
         return Metrics(**self._read(study).get("metrics", {}))
 
     def create(self, study: Study, lookahead: int, metrics: Metrics | None = None) -> None:
-        """Writes a study's definition if it is not there yet.
+        """Writes a study's definition if it is not there yet; brings an older one up to date.
 
         Raises:
             ValueError: It is there, but of a newer version.
@@ -226,6 +234,7 @@ class Store:
         path = self.folder(study.id) / "study.json"
         if path.exists():
             self.open(study.id)
+            self.migrate(study.id)
             return
         definition = {
             "version": ledger.VERSION,
@@ -235,17 +244,28 @@ class Store:
             "environment": environment(),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        with part.open("w") as file:
-            json.dump(definition, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
+        replace_atomically(path, seal(definition, indent=1).encode())
+
+    def migrate(self, study: str) -> bool:
+        """Marks an older study's files as of this version, so that older harnesses refuse them.
+
+        Its records need no change: those without a seal are read as they are.
+
+        Returns:
+            Whether it was older.
+        """
+        definition = self._read(study)
+        if definition["version"] == ledger.VERSION:
+            return False
+        definition["version"] = ledger.VERSION
+        path = self.folder(study) / "study.json"
+        replace_atomically(path, seal(definition, indent=1).encode())
+        return True
 
     def _read(self, study: str) -> dict[str, Any]:
         path = self.folder(study) / "study.json"
         try:
-            data: dict[str, Any] = json.loads(path.read_text())
+            data = unseal(path.read_text())
             written = int(data["version"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"cannot read {path}: {error}") from None

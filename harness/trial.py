@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import random
 import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import torch
 from torch import nn
 
 from harness import datasets, registry
+from harness.disk import is_disk_failure, replace_atomically
 from harness.evaluation import count_parameters, evaluate
 from harness.groups import Evaluation
 from harness.ledger import Look, Record
@@ -53,6 +56,9 @@ def run_work(
         report: Told the record so far after every look; may raise to stop the trial.
         progress: Told which stage is being trained and how far it is.
         share_stages: False computes every stage here, for comparison.
+
+    Raises:
+        OSError: The disk is full, read-only or broken; there is no record.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     record = Record(work.role, work.number, work.seed, work.settings, "stopped", started=started)
@@ -68,6 +74,8 @@ def run_work(
             with arithmetic(torch.device(study.device), study.amp):
                 record = _fit(study, work, record, store, data_root, note, progress, share_stages)
         except Exception as error:  # a failed trial is a result, whatever its method raised
+            if isinstance(error, OSError) and is_disk_failure(error):
+                raise  # not the method's doing, and gone when there is space again
             reason = f"{study.method}: {type(error).__name__}: {error}"
             record = dataclasses.replace(
                 record, status="failed", error=reason, traceback=traceback.format_exc()
@@ -191,9 +199,9 @@ def _evaluate(model: nn.Module, dataset: BiasedDataset, splits: list[str]) -> di
 
 def _keep_checkpoint(model: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, part)
-    part.rename(path)
+    buffer = io.BytesIO()  # torch hides what the system says of a full disk
+    torch.save({name: value.cpu() for name, value in model.state_dict().items()}, buffer)
+    replace_atomically(path, buffer.getbuffer())
 
 
 class ProgressFile:
@@ -214,8 +222,9 @@ class ProgressFile:
         self.written = now
         rate = (done - 1) / (now - self.began) if done > 1 and now > self.began else 0.0
         part = self.path.with_suffix(".part")
-        part.write_text(json.dumps([stage, done, total, rate]))
-        part.rename(self.path)
+        with suppress(OSError):  # a full disk, which need not be the training's concern
+            part.write_text(json.dumps([stage, done, total, rate]))
+            part.rename(self.path)
 
     def close(self) -> None:
         """Takes the file away: this work is over."""

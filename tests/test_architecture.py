@@ -107,16 +107,19 @@ def test_imports_point_downward() -> None:
         if name not in TOP | SHELL:
             assert not imported & SHELL, path
         if name.startswith("harness.datasets"):
-            below = layer("harness.datasets", "harness.training_set", "harness.space")
+            below = layer(
+                "harness.datasets", "harness.training_set", "harness.space", "harness.disk"
+            )
             assert imported <= below, path
     deep = {
+        "disk": set(),
         "space": set(),
         "training_set": set(),
         "losses": set(),
         "gates": set(),
         "groups": set(),
         "selection": {"harness.ledger"},
-        "stages": {"harness.training_set"},
+        "stages": {"harness.disk", "harness.training_set"},
         "run": {"harness.stages", "harness.training_set"},
         "evaluation": {"harness.groups", "harness.training_set"},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness import ledger
+from harness.disk import seal, unseal
 from harness.ledger import Ledger, Look, Record
 from harness.space import Choice, Integer, Log, Range, Uniform
 from harness.study import Store, Study
@@ -72,8 +74,12 @@ def test_appending_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         synced.append((tmp_path / "l").read_bytes())
 
     monkeypatch.setattr(os, "fsync", fsync)
-    Ledger(tmp_path / "l").append(full())
-    assert synced == [(tmp_path / "l").read_bytes()]
+    mine = Ledger(tmp_path / "l")
+    mine.append(full())
+    line = (tmp_path / "l").read_bytes()
+    assert synced == [line, line]  # the file, and the folder that it is new in
+    mine.append(full(1))
+    assert synced[2:] == [(tmp_path / "l").read_bytes()]
 
 
 def test_a_torn_last_line_is_dropped_wherever_it_was_torn(tmp_path: Path) -> None:
@@ -194,14 +200,14 @@ def test_id_changes_with_every_field(study: Study) -> None:
 def test_a_store_of_a_newer_version_is_refused(store: Store, study: Study) -> None:
     store.create(study, lookahead=1)
     path = store.folder(study.id) / "study.json"
-    data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"version": ledger.VERSION + 1}))
+    data = unseal(path.read_text())
+    path.write_text(seal(data | {"version": ledger.VERSION + 1}))
     for action in (
         lambda: store.open(study.id),
         store.studies,
         lambda: store.create(study, lookahead=1),
     ):
-        with pytest.raises(ValueError, match="store version 2, newer than this harness reads"):
+        with pytest.raises(ValueError, match="store version 3, newer than this harness reads"):
             action()
 
 
@@ -233,3 +239,64 @@ def test_winner_is_the_best_mean_over_search_seeds_and_the_earliest_of_equals(
     add(5, 0, 10, "stopped"), add(5, 1, 10, "stopped")
     assert study.trial_values(mine) == {0: 0.6, 3: 0.6, 4: pytest.approx(0.35)}
     assert study.winner(mine) == 0
+
+
+def test_a_version_1_store_is_read_and_brought_up_to_date(store: Store, study: Study) -> None:
+    store.create(study, lookahead=3)
+    path = store.folder(study.id) / "study.json"
+    path.write_text(json.dumps(unseal(path.read_text()) | {"version": 1}))
+    lines = store.folder(study.id) / "ledger.jsonl"
+    lines.write_text(json.dumps(dataclasses.asdict(full())) + "\n")
+    assert store.open(study.id) == study
+    assert store.ledger(study.id).records == {"search/0/0": full()}
+    store.create(study, lookahead=1)
+    store.ledger(study.id).append(full(1))
+    assert unseal(path.read_text())["version"] == ledger.VERSION
+    assert store.lookahead(study.id) == 3
+    assert list(store.ledger(study.id).records) == ["search/0/0", "search/1/0"]
+
+
+def test_a_changed_number_is_not_read(store: Store, study: Study) -> None:
+    store.create(study, lookahead=1)
+    store.ledger(study.id).append(full())
+    path = store.folder(study.id) / "ledger.jsonl"
+    line = path.read_text()
+    path.write_text(line.replace("[[1,0],[0,4]]", "[[1,0],[0,3]]"))
+    assert path.read_text() != line
+    with pytest.raises(ValueError, match="line 1 is not a record .*store repair"):
+        store.ledger(study.id)
+
+
+def test_a_changed_study_is_not_read(store: Store, study: Study) -> None:
+    store.create(study, lookahead=1)
+    path = store.folder(study.id) / "study.json"
+    path.write_text(path.read_text().replace('"data_seed": 0', '"data_seed": 1'))
+    with pytest.raises(ValueError, match="not as it was written"):
+        store.open(study.id)
+    data = unseal(path.read_text().rpartition(',"seal"')[0] + "}")  # as of version 1
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match="holds the study tiny-12.5-toy"):
+        store.open(study.id)
+
+
+def test_a_full_disk_leaves_the_ledger_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Ledger(tmp_path / "l")
+    mine.append(full())
+    before = (tmp_path / "l").read_bytes()
+    real = os.write
+
+    def fill_up(descriptor: int, content: memoryview) -> int:
+        if len(content) < 200:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, content[:100])
+
+    monkeypatch.setattr(os, "write", fill_up)
+    with pytest.raises(OSError, match="No space left"):
+        mine.append(full(1))
+    monkeypatch.undo()
+    assert (tmp_path / "l").read_bytes() == before
+    assert list(mine.records) == ["search/0/0"]
+    mine.append(full(1))
+    assert Ledger(tmp_path / "l").records == mine.records

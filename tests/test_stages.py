@@ -630,14 +630,14 @@ def compete(folder: str, name: str) -> None:
 
 def die_while_writing(folder: str) -> None:
     """A process that is killed with the data written and the manifest not."""
-    real = stages._write_durably
+    real = stages.write_durably
 
     def write(path: Path, data: object) -> None:
         if path.name == "manifest.json":
             os.kill(os.getpid(), signal.SIGKILL)
         real(path, data)
 
-    stages._write_durably = write
+    stages.write_durably = write
     run_slow(folder)
 
 

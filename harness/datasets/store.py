@@ -7,7 +7,6 @@ that a folder without manifest is an interrupted build and one with it is comple
 
 import hashlib
 import json
-import shutil
 import time
 import warnings
 from pathlib import Path
@@ -19,8 +18,16 @@ from filelock import FileLock
 
 from harness.datasets.catalogue import get
 from harness.datasets.decoding import ImageFiles
-from harness.datasets.disk import scratch_folder, sha256, write_durably, writing_to
 from harness.datasets.recipe import Progress, Recipe, SplitArrays, silent
+from harness.disk import (
+    move_into_place,
+    scratch_folder,
+    seal,
+    sha256,
+    unseal,
+    write_durably,
+    writing_to,
+)
 from harness.space import slug
 from harness.training_set import BiasedDataset, GroupedSplit
 
@@ -121,7 +128,7 @@ def folder_of(recipe: Recipe, root: Path, ratio: float, seed: int) -> Path:
 
 def _manifest(folder: Path) -> Manifest | None:
     try:
-        return cast(Manifest, json.loads((folder / MANIFEST).read_text()))
+        return cast(Manifest, unseal((folder / MANIFEST).read_text()))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
 
@@ -170,9 +177,8 @@ def _build(
             "files": files,
             "fingerprint": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
         }
-        write_durably(partial / MANIFEST, json.dumps(manifest, indent=2).encode())
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        write_durably(partial / MANIFEST, seal(dict(manifest), indent=2).encode())
+        move_into_place(partial, folder)
 
 
 def _groups(recipe: Recipe, arrays: SplitArrays) -> list[list[int]]:
