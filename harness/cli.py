@@ -109,6 +109,9 @@ def sweep(
     budget_hours: Annotated[
         float | None, typer.Option(min=0, help="Propose no new trial after this many hours.")
     ] = None,
+    trial_timeout: Annotated[
+        float | None, typer.Option(min=0.01, help="A run that takes more minutes has failed.")
+    ] = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Runs at once.  [default: cores, or 2 per GPU]")
     ] = None,
@@ -142,8 +145,8 @@ def sweep(
         amp=amp,
     )  # fmt: skip
     return jobs.sweep(
-        choice, Store(store), data_root, trials, seeds, budget_hours, concurrency, address,
-        tracking_uri, fresh, dry_run,
+        choice, Store(store), data_root, trials, seeds, budget_hours, trial_timeout, concurrency,
+        address, tracking_uri, fresh, dry_run,
     )  # fmt: skip
 
 

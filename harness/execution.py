@@ -34,6 +34,7 @@ class Site:
         concurrency: Pieces of work at once.
         gpus: Accelerators they share; 0 for a CPU sweep.
         address: An existing Ray cluster; None starts one here.
+        time_limit: Seconds that one piece of work may take on Ray; None for any.
     """
 
     store: Store
@@ -41,6 +42,7 @@ class Site:
     concurrency: int = 1
     gpus: int = 0
     address: str | None = None
+    time_limit: float | None = None
 
 
 def run_inline(schedule: Schedule, site: Site, listener: Listener) -> None:

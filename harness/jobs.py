@@ -23,7 +23,7 @@ from harness.ledger import Record
 from harness.nets import Backbone, build_net
 from harness.plan import PlannedStage
 from harness.proposals import Proposals
-from harness.schedule import Schedule, SingleRun, Sweep
+from harness.schedule import INTERRUPTED, Schedule, SingleRun, Sweep
 from harness.space import build
 from harness.stages import StageStore
 from harness.study import CONFIRM_SEED, Metrics, Snapshot, Store, Study, Work
@@ -39,6 +39,7 @@ def sweep(
     trials: int | None = None,
     seeds: int | None = None,
     budget_hours: float | None = None,
+    trial_timeout: float | None = None,
     concurrency: int | None = None,
     address: str | None = None,
     tracking_uri: str | None = None,
@@ -50,7 +51,9 @@ def sweep(
     root = data_root or datasets.default_root()
     say(f"preset {made.preset.name} ({made.preset.doc}): {made.reason}")
     gpus = torch.cuda.device_count() if made.device == "cuda" else 0
-    site = Site(store, root, concurrency or (2 * gpus if gpus else cores()), gpus, address)
+    slots = concurrency or (2 * gpus if gpus else cores())
+    time_limit = 60 * trial_timeout if trial_timeout else None
+    site = Site(store, root, slots, gpus, address, time_limit)
     trials, seeds = trials or made.preset.trials, seeds or made.preset.seeds
     if dry_run:
         for study in made.studies:
@@ -58,32 +61,45 @@ def sweep(
         return 0
     store.claim()
     _fetch_weights(made.studies)
-    tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), made.studies)
+    tracker = _tracker(store, tracking_uri, made.studies)
     with ExitStack() as locks:
         for study in made.studies:
             locks.enter_context(_owned(store, study, site.concurrency, fresh))
         _prepare_all(made.studies, root)
         deadline = time.monotonic() + 3600 * budget_hours if budget_hours else math.inf
         schedule = _schedule(made.studies, site, trials, seeds, deadline)
-        complete = True
         if schedule.has_work():
-            complete = _run(schedule, site, tracker)
+            _run(schedule, site, tracker)
         else:
             say("nothing left to train: every trial and confirm run is in the store")
         report = _report(store, made.studies)
         _say_trouble(tracker.close(reporting.artifacts(report)))
-        optuna_view.write_storage(store, store.studies())
+        _write_optuna_view(store)
     reporting.show([s for s in report.sections if s.chapter == "Leaderboard"])
-    return _verdict(schedule, complete)
+    return _verdict(schedule)
 
 
-def _run(schedule: Schedule, site: Site, tracker: tracking.Tracker) -> bool:
-    """Runs all that is scheduled; False if it was interrupted."""
+def _tracker(store: Store, uri: str | None, studies: list[Study]) -> tracking.Tracker:
+    """Follows the studies; that tracking is away now does not keep them from being run."""
+    tracker = tracking.Tracker(store, uri or tracking.local_uri(store), studies)
+    _say_trouble(tracker.explained_trouble())
+    return tracker
+
+
+def _run(schedule: Schedule, site: Site, tracker: tracking.Tracker) -> None:
+    """Runs all that is scheduled, or until the schedule is halted."""
     from harness.sweep import run_on_ray  # loads Ray, which takes seconds
 
     with console.SweepView(schedule, site.store) as view:
         run_on_ray(schedule, site, _Both(view, tracker))
-    return schedule.next() is None
+
+
+def _write_optuna_view(store: Store) -> None:
+    """Brings Optuna's storage up to date; it is a view, and may wait for space on the disk."""
+    try:
+        optuna_view.write_storage(store, store.studies())
+    except OSError as error:
+        say(f"warning: {store.optuna_journal}: {error.strerror}; `harness sync` writes it later")
 
 
 class _Both:
@@ -188,15 +204,19 @@ def _say_trouble(trouble: str) -> None:
         say(f"warning: {trouble}")
 
 
-def _verdict(schedule: Schedule, complete: bool) -> int:
+def _verdict(schedule: Schedule) -> int:
     """Says what failed or is missing; the exit code."""
     records = [r for agenda in schedule.agendas.values() for r in agenda.ledger.records.values()]
     failed = [record for record in records if record.status == "failed"]
     for record in failed:
         say(f"failed: {record.key}: {record.error}")
-    if not complete:
-        say(f"interrupted: {schedule.remaining()} runs are left; the same command continues")
-        return 130
+    if schedule.halted:
+        left = f"{schedule.remaining()} runs are left; the same command continues"
+        if schedule.halted == INTERRUPTED:
+            say(f"{INTERRUPTED}: {left}")
+            return 130
+        say(f"error: {schedule.halted}; {left} once that is mended")
+        return 1
     unconfirmed = [a.study.id for a in schedule.agendas.values() if not a.study.confirmed(a.ledger)]
     for study in unconfirmed:
         say(f"{study} has no confirmed result")
@@ -213,7 +233,7 @@ def train(
     root = data_root or datasets.default_root()
     store.claim()
     _fetch_weights([study])
-    tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), [study])
+    tracker = _tracker(store, tracking_uri, [study])
     with _owned(store, study):
         _prepare_all([study], root)
         ledger = store.ledger(study.id)

@@ -18,6 +18,8 @@ from harness.study import Study, Work
 
 ATTEMPTS = 3
 """How often work is given out whose worker dies."""
+INTERRUPTED = "interrupted"
+"""Why a schedule is halted that somebody stopped."""
 
 
 class Agenda(Protocol):
@@ -117,6 +119,7 @@ class Schedule:
     ) -> None:
         self.agendas = {agenda.study.id: agenda for agenda in agendas}
         self.running: dict[str, Work] = {}
+        self.halted = ""
         self._plan_of, self._stages = plan_of, stages
         self._next: dict[str, Work] = {}  # study -> work taken from its agenda and held back
         self._returned: list[Work] = []  # from workers that died
@@ -124,7 +127,9 @@ class Schedule:
         self._plans: dict[str, list[PlannedStage]] = {}
 
     def next(self) -> Work | Wait | None:
-        """The next piece of work; "wait" until something changes; None when all is given out."""
+        """The next piece of work; "wait" until something changes; None at the end."""
+        if self.halted:
+            return None
         if self._returned:
             again = self._returned.pop()
             self.running[_name(again)] = again
@@ -150,6 +155,10 @@ class Schedule:
             self._next[work.study] = work
         return work is not None
 
+    def halt(self, reason: str) -> None:
+        """Gives out nothing more, for a reason that is kept in `halted`; the first one counts."""
+        self.halted = self.halted or reason
+
     def remaining(self) -> int:
         """Pieces of work that are not finished yet, running ones included."""
         progress = [agenda.progress() for agenda in self.agendas.values()]
@@ -167,17 +176,28 @@ class Schedule:
         if self._losses[name] < ATTEMPTS:
             self._returned.append(work)
             return None
-        error = f"its worker died {ATTEMPTS} times; if memory runs out, lower --concurrency"
-        record = Record(work.role, work.number, work.seed, work.settings, "failed", error=error)
-        self.finished(work.study, record)
-        return record
+        return self.given_up(
+            work, f"its worker died {ATTEMPTS} times; if memory runs out, lower --concurrency"
+        )
 
-    def finished(self, study: str, record: Record) -> None:
-        """Takes in the record of a piece of work; it is on disk when this returns."""
+    def given_up(self, work: Work, error: str, stack: str = "") -> Record:
+        """Takes in that a piece of work has failed without a record of its own; returns one."""
+        record = Record(
+            work.role, work.number, work.seed, work.settings, "failed", error=error, traceback=stack
+        )
+        return self.finished(work.study, record)
+
+    def finished(self, study: str, record: Record) -> Record:
+        """Takes in the record of a piece of work; it is on disk when this returns it.
+
+        Raises:
+            OSError: It could not be written; the work counts as not done.
+        """
         self.agendas[study].ledger.append(record)
         name = f"{study}/{record.key}"
         self.running.pop(name, None)
         self._plans.pop(name, None)
+        return record
 
     def _is_held_back(self, work: Work) -> bool:
         """Whether running work is about to compute a stage that `work` needs."""

@@ -179,6 +179,10 @@ class Store:
         """Where running work says how far it is."""
         return self.folder(study) / "progress" / f"{key.replace('/', '-')}.json"
 
+    def stack_file(self, study: str, key: str) -> Path:
+        """Where work that is stopped for taking too long leaves the stacks of its threads."""
+        return self.progress_file(study, key).with_suffix(".stack")
+
     def ledger(self, study: str) -> Ledger:
         """The study's records as they are on disk now."""
         return Ledger(self.folder(study) / "ledger.jsonl")

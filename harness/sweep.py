@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import json
 import logging
 import math
@@ -12,15 +13,17 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.console import say
+from harness.disk import is_disk_failure
 from harness.execution import Listener, Site
 from harness.ledger import Record
-from harness.schedule import Schedule
+from harness.schedule import INTERRUPTED, Schedule
 from harness.study import Store, Work
 from harness.trial import ProgressFile, run_work
 
@@ -29,6 +32,7 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # Odd name, but the one switch that keeps the listeners of a local Ray on the loopback
     # interface. It has no effect on a cluster that runs already.
@@ -42,10 +46,11 @@ from ray.tune.search import Searcher  # noqa: E402
 
 
 def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
-    """Runs all work on Ray Tune; returns early when it is interrupted.
+    """Runs all work on Ray Tune; returns early when the schedule is halted.
 
     Workers are reused between trials. The driver writes the ledger. The work of a worker that dies
-    is given out again.
+    is given out again. Ctrl-C halts the schedule and lets running work finish; a second one, or
+    SIGTERM, stops that too. So does a disk that fails, for its work cannot be recorded.
 
     Raises:
         ValueError: The cluster at `site.address` does not answer.
@@ -54,10 +59,15 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
     if site.gpus:
         resources["gpu"] = site.gpus / site.concurrency
     halving = _PerStudy(schedule)
-    with _cluster(site) as folder, _sigterm_as_interrupt():
+    with _cluster(site) as folder, _signals(schedule):
         tune.Tuner(
             tune.with_resources(
-                partial(_train, store=site.store.root.resolve(), data_root=site.data_root),
+                partial(
+                    _train,
+                    store=site.store.root.resolve(),
+                    data_root=site.data_root,
+                    time_limit=site.time_limit,
+                ),
                 resources,
             ),
             tune_config=tune.TuneConfig(
@@ -73,7 +83,7 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
                 name="sweep",
                 storage_path=str(folder / "results"),
                 verbose=0,
-                callbacks=[_Records(schedule, listener, halving)],
+                callbacks=[_Records(schedule, listener, halving, site)],
             ),
         ).fit()
 
@@ -121,20 +131,63 @@ def _reach(address: str) -> None:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Lets SIGTERM end a sweep as Ctrl-C does; Tune itself handles SIGINT and SIGUSR1 only."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGUSR1))
+def _signals(schedule: Schedule) -> Iterator[None]:
+    """The first Ctrl-C gives out no more work; the second, or SIGTERM, stops what is running."""
+    presses = 0
+
+    def interrupt(*_: object) -> None:
+        nonlocal presses
+        presses += 1
+        schedule.halt(INTERRUPTED)
+        if presses == 1:
+            running = len(schedule.running)
+            say(f"no new run is started; Ctrl-C again stops the {running} that are under way")
+        elif presses == 2:
+            signal.raise_signal(signal.SIGUSR1)  # on which Tune stops its trials and returns
+        else:
+            raise KeyboardInterrupt
+
+    def terminate(*_: object) -> None:
+        schedule.halt(INTERRUPTED)
+        signal.raise_signal(signal.SIGUSR1)
+
+    def not_yet_tuning(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handlers = {
+        signal.SIGINT: interrupt,
+        signal.SIGTERM: terminate,
+        signal.SIGUSR1: not_yet_tuning,  # until Tune takes it over; by default it would kill
+    }
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
-def _train(config: dict[str, Any], store: Path, data_root: Path) -> None:
+@contextmanager
+def _time_limit(seconds: float | None, stack_file: Path) -> Iterator[None]:
+    """Ends this process when the time is over, with the stacks of its threads in a file.
+
+    Nothing gentler ends a thread that hangs in native code.
+    """
+    if seconds is None:
+        yield
+        return
+    with stack_file.open("w") as file:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            stack_file.unlink(missing_ok=True)
+
+
+def _train(config: dict[str, Any], store: Path, data_root: Path, time_limit: float | None) -> None:
     """A Tune trial: one piece of work in a worker process."""
     work, place = Work(**config["work"]), Store(store)
-    study = place.open(work.study)
-    progress = ProgressFile(place.progress_file(work.study, work.key))
 
     def report(record: Record) -> None:
         value = study.value(record) if record.looks else math.nan
@@ -142,9 +195,21 @@ def _train(config: dict[str, Any], store: Path, data_root: Path) -> None:
         tune.report({"value": value, "look": len(record.looks), "record": text})
 
     try:
-        report(run_work(study, work, place, data_root, report, progress))
-    finally:
-        progress.close()
+        study = place.open(work.study)
+        progress = ProgressFile(place.progress_file(work.study, work.key))
+        with _time_limit(time_limit, place.stack_file(work.study, work.key)):
+            try:
+                report(run_work(study, work, place, data_root, report, progress))
+            finally:
+                progress.close()
+    except OSError as error:
+        if not is_disk_failure(error):
+            raise
+        tune.report({"value": math.nan, "look": 0, "disk": _line(error)})
+
+
+def _line(error: OSError) -> str:
+    return f"cannot write {error.filename or 'the store'}: {error.strerror}"
 
 
 def _work_of(trial: Trial) -> Work:
@@ -192,12 +257,18 @@ class _Scheduled(_WithoutState, Searcher):
 class _Records(_WithoutState, tune.Callback):
     """Tune's callback: turns results into records."""
 
-    def __init__(self, schedule: Schedule, listener: Listener, halving: _PerStudy) -> None:
+    def __init__(
+        self, schedule: Schedule, listener: Listener, halving: _PerStudy, site: Site
+    ) -> None:
         self.schedule, self.listener, self.halving = schedule, listener, halving
+        self.site = site
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
     ) -> None:
+        if "disk" in result:
+            self.schedule.halt(result["disk"])
+            return
         record = _record_in(result)
         if record.status == "stopped":
             self.listener.looked(_work_of(trial), record)
@@ -214,14 +285,27 @@ class _Records(_WithoutState, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """The worker died: a method's own errors are records."""
         work = _work_of(trial)
-        record = self.schedule.lost(work)
-        if record is not None:
-            self.listener.finished(work, record)
+        stack_file = self.site.store.stack_file(work.study, work.key)
+        stack = stack_file.read_text() if stack_file.exists() else ""
+        stack_file.unlink(missing_ok=True)
+        if stack and self.site.time_limit:
+            error = f"took longer than --trial-timeout, {self.site.time_limit / 60:g} minutes"
+            self._take(trial, lambda: self.schedule.given_up(work, error, stack))
+        else:
+            self._take(trial, lambda: self.schedule.lost(work))
 
     def _close(self, trial: Trial, record: Record) -> None:
-        work = _work_of(trial)
-        self.schedule.finished(work.study, record)
-        self.listener.finished(work, record)
+        self._take(trial, lambda: self.schedule.finished(_work_of(trial).study, record))
+
+    def _take(self, trial: Trial, take: Callable[[], Record | None]) -> None:
+        """Has the schedule take in how a trial ended; what cannot be written halts it."""
+        try:
+            record = take()
+        except OSError as error:
+            self.schedule.halt(_line(error))
+            return
+        if record is not None:
+            self.listener.finished(_work_of(trial), record)
 
 
 class _PerStudy(_WithoutState, FIFOScheduler):
@@ -242,7 +326,7 @@ class _PerStudy(_WithoutState, FIFOScheduler):
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         halving = self._of(trial)
-        if halving is None or _record_in(result).status != "stopped":
+        if halving is None or "disk" in result or _record_in(result).status != "stopped":
             return str(FIFOScheduler.CONTINUE)  # its last report; it ends by itself
         decision = str(halving.on_trial_result(controller, trial, result))
         if decision == FIFOScheduler.STOP:

@@ -7,7 +7,6 @@ up, and nothing is there twice.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sqlite3
@@ -19,6 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock
 
 from harness.ledger import Record
 from harness.study import Store, Study, Work
@@ -36,6 +38,7 @@ ENVIRONMENT = {
     # Without this the server starts seven job consumers of 240 MB each that outlive it.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 BATCH = 1000  # metrics per request, MLflow's limit
 
 
@@ -50,16 +53,20 @@ class _Session:
     experiment: str
 
 
+def _lock(store: Store) -> FileLock:
+    """Held by the one process that writes: two must not make a schema, or a run, at once."""
+    return FileLock(store.root / "mlflow.lock")
+
+
 def _connect(uri: str, store: Store) -> _Session:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    for logger in ("alembic", "mlflow.store"):
+    for logger in ("alembic", "mlflow.store", "urllib3"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     store.root.mkdir(parents=True, exist_ok=True)
-    with (store.root / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes must not create the schema at once
+    with _lock(store):
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(EXPERIMENT)
         if found is None:
@@ -82,17 +89,23 @@ class Tracker:
         uri: A tracking server or database.
         studies: The studies to follow.
 
+    Attributes:
+        trouble: Why the last pass could not write everything; empty if it did.
+
     Raises:
-        ValueError: The tracking server does not answer.
+        ValueError: The URI is not one that runs can be written to.
     """
 
     def __init__(self, store: Store, uri: str, studies: list[Study]) -> None:
+        if urlsplit(uri).scheme.split("+")[0] not in SCHEMES:
+            raise ValueError(
+                f"cannot track at {redacted(uri)!r}: use http://HOST:PORT, or a database such as "
+                "sqlite:///FILE"
+            )
         self.store, self.uri, self.studies = store, uri, studies
         self.trouble = ""
-        try:
-            self._session = _connect(uri, store)
-        except Exception as error:  # MLflow, SQLAlchemy and requests raise unrelated types
-            raise ValueError(f"tracking at {uri} does not answer: {_line(error)}") from None
+        self._session: _Session | None = None
+        self._connect()
         self._changed = threading.Event()
         self._closing = False
         self._artifacts: Mapping[str, str] = {}
@@ -126,10 +139,26 @@ class Tracker:
         self._changed.set()
         self._thread.join(patience)
         if self._thread.is_alive():
-            return f"tracking at {self.uri} is slow; `harness sync` writes what is missing"
-        if self.trouble:
-            return f"tracking at {self.uri}: {self.trouble}; `harness sync` catches up"
-        return ""
+            self.trouble = f"it is slow, and not all was written in {patience:.0f} s"
+        return self.explained_trouble()
+
+    def explained_trouble(self) -> str:
+        """The trouble in a line, with what to do; empty if there is none."""
+        if not self.trouble:
+            return ""
+        remedy = f"`harness sync --tracking-uri {redacted(self.uri)}` writes what is missing"
+        if self.uri == local_uri(self.store):
+            remedy = "`harness sync` writes what is missing, `harness store repair` mends the file"
+        return f"tracking at {redacted(self.uri)}: {self.trouble}; {remedy}"
+
+    def _connect(self) -> _Session | None:
+        """The session, made if need be; None, and trouble, if the server does not answer."""
+        if self._session is None:
+            try:
+                self._session = _connect(self.uri, self.store)
+            except Exception as error:  # MLflow, SQLAlchemy and requests raise unrelated types
+                self.trouble = f"it does not answer: {_line(error, self.uri)}"
+        return self._session
 
     def _follow(self) -> None:
         while True:
@@ -137,22 +166,35 @@ class Tracker:
             self._changed.clear()
             closing = self._closing
             self.trouble = ""
-            try:
-                for study in self.studies:
-                    root = _sync(self._session, self.store, study)
-                    if closing:
-                        client = self._session.client
-                        for name, text in self._artifacts.items():
-                            client.log_text(root, text, name)
-                        client.set_terminated(root)
-            except Exception as error:  # a tracking failure must not touch the sweep
-                self.trouble = _line(error)
+            session = self._connect()
+            if session is not None:
+                try:
+                    self._write(session, closing)
+                except Exception as error:  # a tracking failure must not touch the sweep
+                    self.trouble = _line(error, self.uri)
             if closing:
                 return
 
+    def _write(self, session: _Session, closing: bool) -> None:
+        for study in self.studies:
+            with _lock(self.store):
+                root = _sync(session, self.store, study)
+            if closing:
+                for name, text in self._artifacts.items():
+                    session.client.log_text(root, text, name)
+                session.client.set_terminated(root)
 
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+
+def redacted(uri: str) -> str:
+    """A URI without the user name and password in it."""
+    netloc = urlsplit(uri).netloc
+    return uri.replace(netloc, f"***@{netloc.rpartition('@')[2]}") if "@" in netloc else uri
+
+
+def _line(error: Exception, uri: str) -> str:
+    netloc = urlsplit(uri).netloc
+    said = str(error).replace(netloc, redacted(uri)) if "@" in netloc else str(error)
+    text = " ".join(said.split())
     return f"{type(error).__name__}: {text[:160]}{'…' if len(text) > 160 else ''}"
 
 

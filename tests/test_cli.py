@@ -43,7 +43,7 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess:
         ([*SWEEP, "--device", "tpu"], "unknown device 'tpu'"),
         ([*SWEEP, "--space", "none.toml"], "cannot read the space file none.toml"),
         ([*SWEEP, "--store", "/proc/nowhere"], "cannot write the store /proc/nowhere"),
-        ([*SWEEP, "--tracking-uri", "http://127.0.0.1:9"], "does not answer"),
+        ([*SWEEP, "--tracking-uri", "ftp://host"], "cannot track at 'ftp://host'"),
         ([*SWEEP, "--data-root", "/proc/nowhere"], "/proc/nowhere"),
         ([*SWEEP, "--set", "backbone.weights=none.pt"], "no weights file at none.pt"),
         (["methods", "ermm"], "Did you mean 'erm'?"),

@@ -244,3 +244,33 @@ def test_work_of_a_dead_worker_is_given_out_again_and_given_up_after_three_death
     assert "died 3 times" in record.error
     assert sweep.ledger.records[unlucky.key] == record
     assert take(schedule).role == "confirm"
+
+
+def test_a_halted_schedule_gives_out_nothing_and_takes_in_what_runs(
+    setting: Setting, outcome: Callable[[Work], Record]
+) -> None:
+    sweep = setting.sweep(setting.study("one"))
+    schedule = setting.schedule(sweep)
+    first, second = take(schedule), take(schedule)
+    schedule.halt("no space")
+    schedule.halt("interrupted")
+    assert schedule.next() is None and schedule.halted == "no space"
+    schedule.finished(first.study, outcome(first))
+    assert schedule.lost(second) is None
+    assert schedule.next() is None
+    assert schedule.remaining() == 3
+    assert list(sweep.ledger.records) == [first.key]
+    assert take(setting.schedule(setting.sweep(sweep.study))) == second
+
+
+def test_work_is_given_up_with_its_stack(setting: Setting) -> None:
+    sweep = setting.sweep(setting.study("one"))
+    schedule = setting.schedule(sweep)
+    work = take(schedule)
+    record = schedule.given_up(work, "took too long", "File x, line 1")
+    assert (record.status, record.error, record.traceback) == (
+        "failed", "took too long", "File x, line 1",
+    )  # fmt: skip
+    assert sweep.ledger.records == {work.key: record}
+    assert not schedule.running
+    assert take(schedule).number == 1
