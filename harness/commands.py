@@ -18,9 +18,7 @@ from harness.study import Store
 def methods(name: str | None, dataset: str | None) -> None:
     """Lists the methods, or shows one with its hyperparameters."""
     if name is None:
-        names = registry.names()
-        summaries = [registry.summary(registry.load(each)) for each in names]
-        console.show(pd.DataFrame({"method": names, "summary": summaries}))
+        console.show(pd.DataFrame(registry.listing().items(), columns=["method", "summary"]))
         return
     method = registry.load(name)
     say(registry.summary(method))
@@ -68,11 +66,12 @@ def new_method(name: str, folder: Path) -> None:
 
 def sync(store: Store, tracking_uri: str | None) -> int:
     """Writes to MLflow what it lacks, and Optuna's storage anew; returns the exit code."""
-    uri = tracking_uri or tracking.local_uri(store)
     studies = store.studies()
     optuna_view.write_storage(store, studies)
-    trouble = tracking.Tracker(store, uri, studies).close(patience=float("inf"))
-    say(f"warning: {trouble}" if trouble else f"{len(studies)} studies are in {uri}")
+    tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), studies)
+    trouble = tracker.close(patience=float("inf"))
+    where = tracking.redacted(tracker.uri)
+    say(f"warning: {trouble}" if trouble else f"{len(studies)} studies are in {where}")
     return 1 if trouble else 0
 
 

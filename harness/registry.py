@@ -10,7 +10,7 @@ import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -25,8 +25,16 @@ GROUP = "harness.methods"
 
 def names() -> list[str]:
     """Names of all methods, sorted, without importing them."""
-    built_in = {module.name for module in pkgutil.iter_modules(methods.__path__)}
-    return sorted(built_in | {entry.name for entry in entry_points(group=GROUP)})
+    return sorted({*_built_in(), *_installed()})
+
+
+def _built_in() -> set[str]:
+    return {module.name for module in pkgutil.iter_modules(methods.__path__)}
+
+
+def _installed() -> dict[str, EntryPoint]:
+    """The methods of other packages; none takes the name of a built-in one."""
+    return {e.name: e for e in entry_points(group=GROUP) if e.name not in _built_in()}
 
 
 def load(name: str, plugin: str = "") -> type[Method]:
@@ -43,9 +51,8 @@ def load(name: str, plugin: str = "") -> type[Method]:
         return _method_in(_import_file(Path(plugin)), name)
     if name not in names():
         raise ValueError(unknown("method", name, names()))
-    for entry in entry_points(group=GROUP):
-        if entry.name == name:
-            return _method_in(import_module(entry.module), name)
+    if name in (installed := _installed()):
+        return _method_in(import_module(installed[name].module), name)
     return _method_in(import_module(f"methods.{name}"), name)
 
 
@@ -94,6 +101,15 @@ def _method_in(module: ModuleType, name: str) -> type[Method]:
 def summary(method: type[Method]) -> str:
     """First line of a method's docstring."""
     return (method.__doc__ or "").strip().split("\n")[0]
+
+
+def listing() -> dict[str, str]:
+    """Name -> summary of every method, or where it comes from: other packages are not run."""
+    built_in, installed = _built_in(), _installed()
+    return {
+        name: summary(load(name)) if name in built_in else f"from {installed[name].value}"
+        for name in names()
+    }
 
 
 def _space_module(name: str) -> ModuleType | None:

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -100,12 +101,14 @@ def _cluster(site: Site) -> Iterator[Path]:
             _reach(site.address)
             ray.init(address=site.address, **quiet)
         else:
+            # Ray would make one in the home folder, readable by others.
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             ray.init(
                 num_cpus=site.concurrency,
                 num_gpus=site.gpus,
                 include_dashboard=False,
                 object_store_memory=200 * 2**20,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "ray"),  # opened to everybody by Ray; the outer one is not
                 **quiet,
             )
         yield folder
@@ -292,6 +295,7 @@ class _Records(_WithoutState, tune.Callback):
             error = f"took longer than --trial-timeout, {self.site.time_limit / 60:g} minutes"
             self._take(trial, lambda: self.schedule.given_up(work, error, stack))
         else:
+            say(f"the worker of {work.study} {work.key} died")
             self._take(trial, lambda: self.schedule.lost(work))
 
     def _close(self, trial: Trial, record: Record) -> None:

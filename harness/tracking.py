@@ -192,8 +192,8 @@ def redacted(uri: str) -> str:
 
 
 def _line(error: Exception, uri: str) -> str:
-    netloc = urlsplit(uri).netloc
-    said = str(error).replace(netloc, redacted(uri)) if "@" in netloc else str(error)
+    account = urlsplit(uri).netloc.rpartition("@")[0]
+    said = str(error).replace(f"{account}@", "***@") if account else str(error)
     text = " ".join(said.split())
     return f"{type(error).__name__}: {text[:160]}{'…' if len(text) > 160 else ''}"
 
@@ -316,9 +316,13 @@ def _metrics(study: Study, record: Record) -> list[tuple[str, float, int]]:
 def serve(uri: str, store: Store, port: int) -> int:
     """Runs the tracking UI on the loopback interface until interrupted; returns its exit code."""
     _connect(uri, store)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    server = subprocess.Popen(command, start_new_session=True, cwd=Path(store.root))
+    # Not as an argument, which every user of the machine can read: it may hold a password.
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
+    server = subprocess.Popen(
+        command, start_new_session=True, cwd=Path(store.root), env=environment
+    )
     try:
         return server.wait()
     except KeyboardInterrupt:
