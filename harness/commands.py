@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 from pathlib import Path
+from threading import TIMEOUT_MAX
 
 import pandas as pd
 
@@ -69,7 +70,7 @@ def sync(store: Store, tracking_uri: str | None) -> int:
     studies = store.studies()
     optuna_view.write_storage(store, studies)
     tracker = tracking.Tracker(store, tracking_uri or tracking.local_uri(store), studies)
-    trouble = tracker.close(patience=float("inf"))
+    trouble = tracker.close(patience=TIMEOUT_MAX)
     where = tracking.redacted(tracker.uri)
     say(f"warning: {trouble}" if trouble else f"{len(studies)} studies are in {where}")
     return 1 if trouble else 0

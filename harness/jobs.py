@@ -242,6 +242,7 @@ def train(
         with console.SweepView(schedule, store) as view:
             run_inline(schedule, Site(store, root), _Both(view, tracker))
         _say_trouble(tracker.close())
+        _write_optuna_view(store)
     record = ledger.records[single.work.key]
     if record.status == "failed":
         say(f"failed: {record.error}")

@@ -17,7 +17,7 @@ import optuna
 from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.disk import replace_atomically
 from harness.ledger import Ledger, Record
@@ -69,11 +69,16 @@ def write_storage(store: Store, studies: Sequence[Study]) -> None:
     """
     store.root.mkdir(parents=True, exist_ok=True)
     with FileLock(store.optuna_journal.with_suffix(".lock")):  # the last to write read last, too
-        logs = _Logs()
-        storage = JournalStorage(logs)
-        for study in studies:
-            to_optuna(study, store.ledger(study.id), storage)
-        replace_atomically(store.optuna_journal, logs.text().encode())
+        replace_atomically(store.optuna_journal, journal(store, studies))
+
+
+def journal(store: Store, studies: Sequence[Study]) -> bytes:
+    """What :func:`write_storage` writes."""
+    logs = _Logs()
+    storage = JournalStorage(logs)
+    for study in studies:
+        to_optuna(study, store.ledger(study.id), storage)
+    return logs.text().encode()
 
 
 def importances(study: Study, ledger: Ledger) -> dict[str, float] | None:
@@ -90,11 +95,18 @@ def importances(study: Study, ledger: Ledger) -> dict[str, float] | None:
     # Loads scikit-learn, which takes long.
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    finished = to_optuna(study, ledger).get_trials(states=[TrialState.COMPLETE])
-    inside = optuna.create_study(direction="maximize")
-    inside.add_trials(trial for trial in finished if len(trial.params) == len(study.space))
-    if len(inside.trials) < MIN_TRIALS:
+    distributions = {name: distribution(search) for name, search in study.space.items()}
+    settings = {record.number: record.settings for record in ledger.of("search")}
+    trials = []
+    for number, value in study.trial_values(ledger).items():
+        params = {name: settings[number][name] for name in study.space}
+        if all(holds(study.space[name], setting) for name, setting in params.items()):
+            trials.append(create_trial(value=value, params=params, distributions=distributions))
+    if len(trials) < MIN_TRIALS:
         return None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    inside = optuna.create_study(direction="maximize")
+    inside.add_trials(trials)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # says that values are equal, and so does what we return
         shares = get_param_importances(

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -206,6 +207,10 @@ def _is_local(name: str) -> bool:
     return not any(Path(file).is_relative_to(p) for p in installed)
 
 
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError)
+"""What reading a damaged artifact may raise; torch's is UnpicklingError where it refuses code."""
+
+
 class StageStore:
     """A folder of stage artifacts, safe under concurrent processes and sudden death."""
 
@@ -247,7 +252,7 @@ class StageStore:
                 raise ValueError("its bytes differ from its manifest")
             value = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
             return StageResult(value, key.key, manifest["digest"], manifest["seconds"], reused=True)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except _UNREADABLE as error:
             warnings.warn(f"stage artifact {folder} is computed again: {error}", stacklevel=3)
             return None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import faulthandler
 import json
 import logging
 import math
@@ -13,18 +12,22 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from harness.console import say
 from harness.disk import is_disk_failure
 from harness.execution import Listener, Site
+from harness.interruption import stopping, time_limited
 from harness.ledger import Record
-from harness.schedule import INTERRUPTED, Schedule
+from harness.schedule import Schedule
 from harness.study import Store, Work
 from harness.trial import ProgressFile, run_work
 
@@ -60,7 +63,7 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
     if site.gpus:
         resources["gpu"] = site.gpus / site.concurrency
     halving = _PerStudy(schedule)
-    with _cluster(site) as folder, _signals(schedule):
+    with _cluster(site) as folder, _watched(schedule), stopping(schedule):
         tune.Tuner(
             tune.with_resources(
                 partial(
@@ -92,35 +95,76 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
 @contextmanager
 def _cluster(site: Site) -> Iterator[Path]:
     """A local Ray in a short temporary folder, or a connection to a running cluster."""
-    # Ray's sockets live here, and their paths may have 107 bytes at most.
-    folder = Path(tempfile.mkdtemp(prefix="hrn-", dir="/tmp"))
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    with _short_folder() as folder:
+        try:
+            if site.address:
+                _reach(site.address)
+                ray.init(address=site.address, **quiet)
+            else:
+                # Ray would make one in the home folder, readable by others.
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+                ray.init(
+                    num_cpus=site.concurrency,
+                    num_gpus=site.gpus,
+                    include_dashboard=False,
+                    object_store_memory=200 * 2**20,
+                    _temp_dir=str(folder / "ray"),  # which Ray opens to everybody
+                    **quiet,
+                )
+            yield folder
+        except ConnectionError as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"no Ray cluster answers at {site.address} ({reason}): check --address, and "
+                "RAY_AUTH_TOKEN if the cluster asks for a token"
+            ) from None
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _short_folder() -> Iterator[Path]:
+    """A temporary folder for Ray, whose sockets have paths of 107 bytes at most.
+
+    Folders that killed sweeps have left are removed: nobody holds their lock.
+    """
+    temporary = Path("/tmp")  # noqa: S108 - only the name is known beforehand
+    for left in temporary.glob("hrn-*/lock"):
+        with suppress(Timeout, OSError), FileLock(left, timeout=0):
+            shutil.rmtree(left.parent, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix="hrn-", dir=temporary))
     try:
-        if site.address:
-            _reach(site.address)
-            ray.init(address=site.address, **quiet)
-        else:
-            # Ray would make one in the home folder, readable by others.
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            ray.init(
-                num_cpus=site.concurrency,
-                num_gpus=site.gpus,
-                include_dashboard=False,
-                object_store_memory=200 * 2**20,
-                _temp_dir=str(folder / "ray"),  # opened to everybody by Ray; the outer one is not
-                **quiet,
-            )
-        yield folder
-    except ConnectionError as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"no Ray cluster answers at {site.address} ({reason}): check --address, and "
-            "RAY_AUTH_TOKEN if the cluster asks for a token"
-        ) from None
+        with FileLock(folder / "lock"):
+            yield folder
     finally:
-        ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _watched(schedule: Schedule) -> Iterator[None]:
+    """Halts the schedule when a part of our own Ray dies: Tune would wait for it for ever."""
+    # No public function tells, except by ending this process after a minute without the GCS.
+    node: Any = ray._private.worker._global_node
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1):
+            dead = {kind for kind, _ in node.dead_processes()} & {"raylet", "gcs_server"}
+            if dead:
+                schedule.halt(f"Ray's {' and '.join(sorted(dead))} died")
+                say(f"{schedule.halted}; what is recorded is safe, and the same command continues")
+                signal.raise_signal(signal.SIGUSR1)
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _reach(address: str) -> None:
@@ -131,61 +175,6 @@ def _reach(address: str) -> None:
             socket.create_connection((host, int(port)), timeout=5).close()
         except OSError as error:
             raise ConnectionError(error.strerror or str(error)) from None
-
-
-@contextmanager
-def _signals(schedule: Schedule) -> Iterator[None]:
-    """The first Ctrl-C gives out no more work; the second, or SIGTERM, stops what is running."""
-    presses = 0
-
-    def interrupt(*_: object) -> None:
-        nonlocal presses
-        presses += 1
-        schedule.halt(INTERRUPTED)
-        if presses == 1:
-            running = len(schedule.running)
-            say(f"no new run is started; Ctrl-C again stops the {running} that are under way")
-        elif presses == 2:
-            signal.raise_signal(signal.SIGUSR1)  # on which Tune stops its trials and returns
-        else:
-            raise KeyboardInterrupt
-
-    def terminate(*_: object) -> None:
-        schedule.halt(INTERRUPTED)
-        signal.raise_signal(signal.SIGUSR1)
-
-    def not_yet_tuning(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    handlers = {
-        signal.SIGINT: interrupt,
-        signal.SIGTERM: terminate,
-        signal.SIGUSR1: not_yet_tuning,  # until Tune takes it over; by default it would kill
-    }
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _time_limit(seconds: float | None, stack_file: Path) -> Iterator[None]:
-    """Ends this process when the time is over, with the stacks of its threads in a file.
-
-    Nothing gentler ends a thread that hangs in native code.
-    """
-    if seconds is None:
-        yield
-        return
-    with stack_file.open("w") as file:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=file)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-            stack_file.unlink(missing_ok=True)
 
 
 def _train(config: dict[str, Any], store: Path, data_root: Path, time_limit: float | None) -> None:
@@ -200,7 +189,7 @@ def _train(config: dict[str, Any], store: Path, data_root: Path, time_limit: flo
     try:
         study = place.open(work.study)
         progress = ProgressFile(place.progress_file(work.study, work.key))
-        with _time_limit(time_limit, place.stack_file(work.study, work.key)):
+        with time_limited(time_limit, place.stack_file(work.study, work.key)):
             try:
                 report(run_work(study, work, place, data_root, report, progress))
             finally:

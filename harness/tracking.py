@@ -13,7 +13,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,7 @@ from harness.study import Store, Study, Work
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 EXPERIMENT = "debias-harness"
 ENVIRONMENT = {
@@ -40,6 +42,8 @@ ENVIRONMENT = {
 }
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 BATCH = 1000  # metrics per request, MLflow's limit
+SHARE = 0.1
+"""Of the time of a sweep that may go to writing, which takes the interpreter from Ray's driver."""
 
 
 def local_uri(store: Store) -> str:
@@ -107,7 +111,7 @@ class Tracker:
         self._session: _Session | None = None
         self._connect()
         self._changed = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._artifacts: Mapping[str, str] = {}
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -135,7 +139,7 @@ class Tracker:
             What could not be written and why; empty if all was.
         """
         self._artifacts = artifacts
-        self._closing = True
+        self._closing.set()
         self._changed.set()
         self._thread.join(patience)
         if self._thread.is_alive():
@@ -161,11 +165,14 @@ class Tracker:
         return self._session
 
     def _follow(self) -> None:
+        pause = 0.0
         while True:
             self._changed.wait()
+            self._closing.wait(pause)
             self._changed.clear()
-            closing = self._closing
+            closing = self._closing.is_set()
             self.trouble = ""
+            began = time.monotonic()
             session = self._connect()
             if session is not None:
                 try:
@@ -174,6 +181,7 @@ class Tracker:
                     self.trouble = _line(error, self.uri)
             if closing:
                 return
+            pause = (time.monotonic() - began) / SHARE
 
     def _write(self, session: _Session, closing: bool) -> None:
         for study in self.studies:
@@ -201,32 +209,33 @@ def _line(error: Exception, uri: str) -> str:
 def _sync(session: _Session, store: Store, study: Study) -> str:
     """Writes the study and those of its records that MLflow lacks; returns the study's run."""
     root = _study_run(session, store, study)
-    runs = _runs_by_key(session, f"tags.`harness.study` = '{_instance(store, study)}'")
+    runs = {}
+    known = f"tags.`harness.study` = '{_instance(store, study)}'"
+    for run in list(_runs_of(session, known)):
+        if run.info.status == "RUNNING":  # the writer died in the middle of it
+            session.client.delete_run(run.info.run_id)
+        else:
+            runs[run.data.tags["harness.key"]] = str(run.info.run_id)
     ledger = store.ledger(study.id)
     for role in ("search", "confirm", "train"):
         for record in ledger.of(role):
-            run = runs.get(record.key)
-            if run is not None and run.info.status != "RUNNING":
-                continue
-            if run is not None:  # the writer died in the middle of it
-                session.client.delete_run(run.info.run_id)
-            first = runs.get(f"search/{record.number}/{study.search_seeds[0]}")
-            parent = first.info.run_id if role == "confirm" and first else root
-            runs[record.key] = _write(session, store, study, record, parent)
+            if record.key not in runs:
+                first = runs.get(f"search/{record.number}/{study.search_seeds[0]}")
+                parent = first if role == "confirm" and first else root
+                runs[record.key] = _write(session, store, study, record, parent)
     return root
 
 
-def _runs_by_key(session: _Session, query: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _runs_of(session: _Session, query: str) -> Iterator[Run]:
     token = None
     while True:
         page = session.client.search_runs(
             [session.experiment], query, max_results=1000, page_token=token
         )
-        found |= {run.data.tags["harness.key"]: run for run in page}
+        yield from page
         token = page.token
         if not token:
-            return found
+            return
 
 
 def _instance(store: Store, study: Study) -> str:
@@ -262,7 +271,7 @@ def _tags(store: Store, study: Study) -> dict[str, str]:
     }
 
 
-def _write(session: _Session, store: Store, study: Study, record: Record, parent: str) -> Any:
+def _write(session: _Session, store: Store, study: Study, record: Record, parent: str) -> str:
     """One record as one finished run."""
     from mlflow.entities import Metric, Param
 
@@ -284,15 +293,17 @@ def _write(session: _Session, store: Store, study: Study, record: Record, parent
     run_id = run.info.run_id
     started = run.info.start_time
     metrics = [Metric(n, v, started, s) for n, v, s in _metrics(study, record)]
-    client.log_batch(run_id, params=[Param(k, str(v)) for k, v in record.settings.items()])
-    for begin in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[begin : begin + BATCH])
+    params = [Param(k, str(v)) for k, v in record.settings.items()]
+    fits = BATCH - len(params)  # of all entities in a request
+    client.log_batch(run_id, metrics[:fits], params)
+    for begin in range(fits, len(metrics), BATCH):
+        client.log_batch(run_id, metrics[begin : begin + BATCH])
     client.log_dict(run_id, _groups(record), "groups.json")
     checkpoint = store.checkpoint(study.id, record.key)
     if checkpoint.exists():
         client.log_artifact(run_id, str(checkpoint))
     client.set_terminated(run_id, "FAILED" if record.status == "failed" else "FINISHED")
-    return client.get_run(run_id)
+    return str(run_id)
 
 
 def _groups(record: Record) -> dict[str, Any]:
