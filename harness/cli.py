@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, help="List, build, show and export data sets.")
 app.add_typer(data, name="data")
+stores = typer.Typer(no_args_is_help=True, help="Check and repair a folder of results.")
+app.add_typer(stores, name="store")
 
 Methods = Annotated[list[str], typer.Option("--method", help="Method; repeat for several.")]
 Plugins = Annotated[
@@ -165,9 +167,15 @@ def train(
     store: StorePath = STORE,
     data_root: DataPath = None,
     tracking_uri: TrackingUri = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Run it twice instead, keep nothing, and say whether all bits agree."
+        ),
+    ] = False,
 ) -> int:
     """Train one setting with one seed, without a search, and test it."""
-    from harness import jobs
+    from harness import jobs, verification
     from harness.compose import Choice
     from harness.study import Store
 
@@ -177,6 +185,8 @@ def train(
         preset=preset, device=device,
         set=set_ or [], data_seed=data_seed, amp=amp,
     )  # fmt: skip
+    if verify:
+        return verification.verify(choice, data_root, seed)
     return jobs.train(choice, Store(store), data_root, seed, tracking_uri)
 
 
@@ -318,6 +328,24 @@ def export(
     from harness import data_commands
 
     data_commands.export_(name, target, ratio, data_seed, data_root)
+
+
+@stores.command("check")
+def store_check(store: StorePath = STORE) -> int:
+    """Say what is wrong with a store, without changing it; exit code 1 if anything is."""
+    from harness import upkeep
+    from harness.study import Store
+
+    return upkeep.check(Store(store))
+
+
+@stores.command()
+def repair(store: StorePath = STORE) -> int:
+    """Mend what check finds; nothing of which there is one copy is deleted."""
+    from harness import upkeep
+    from harness.study import Store
+
+    return upkeep.repair(Store(store))
 
 
 @app.command()

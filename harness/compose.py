@@ -23,13 +23,14 @@ from harness.space import (
     Settings,
     build,
     flatten,
+    one_line,
     parameters,
     parse_range,
     range_from_json,
     unknown,
 )
 from harness.stages import source_digest
-from harness.study import Study
+from harness.study import CONFIRM_SEED, Study
 
 SCHEDULERS = ("none", "asha")
 
@@ -85,6 +86,8 @@ def compose(choice: Choice, searched: bool = True) -> Composition:
     ):
         if name not in known:
             raise ValueError(unknown(kind, name, known))
+    if choice.search_seeds > CONFIRM_SEED:  # the winner is confirmed on seeds never searched with
+        raise ValueError(f"--search-seeds must be at most {CONFIRM_SEED}: {choice.search_seeds}")
     if choice.scheduler == "asha" and choice.search_seeds > 1:
         raise ValueError(
             f"--scheduler asha compares single runs, but --search-seeds {choice.search_seeds}: "
@@ -229,10 +232,15 @@ def _read_space(path: Path) -> dict[str, Range]:
     try:
         with path.open("rb") as file:
             data = tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"cannot read the space file {path}: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read the space file {path}: {one_line(error)}") from None
     try:
-        return dict(_ranges_in(data, ""))
+        ranges: dict[str, Range] = {}
+        for name, search in _ranges_in(data, ""):
+            if name in ranges:  # "a.b" = {…} and [a] b = {…}
+                raise ValueError(f"{name} is there twice")
+            ranges[name] = search
+        return ranges
     except ValueError as error:
         raise ValueError(f"space file {path}: {error}") from None
 

@@ -123,7 +123,10 @@ def unseal(text: str) -> dict[str, Any]:
     Raises:
         ValueError: It is no JSON object, or not as it was written.
     """
-    data = json.loads(text)
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(data, dict):
         raise ValueError("it is no JSON object")
     if data.pop("seal", None) is not None:
@@ -131,6 +134,11 @@ def unseal(text: str) -> dict[str, Any]:
         if rest.strip() != f'{hashlib.sha256(body.encode()).hexdigest()}"}}':
             raise ValueError("it is not as it was written")
     return data
+
+
+def is_sealed(text: str) -> bool:
+    """Whether a changed byte would be noticed."""
+    return _SEAL in text
 
 
 def sha256(path: Path) -> str:

@@ -48,7 +48,12 @@ def sweep(
 ) -> int:
     """Searches, confirms and ranks; returns the exit code."""
     made = compose(choice)
-    root = data_root or datasets.default_root()
+    root = (data_root or datasets.default_root()).resolve()  # as workers have other folders
+    for option, value in (("--budget-hours", budget_hours), ("--trial-timeout", trial_timeout)):
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{option} {value}: give a finite number, or leave it out")
+    if address and not concurrency:
+        raise ValueError("--address needs --concurrency: how many runs its nodes do at once")
     say(f"preset {made.preset.name} ({made.preset.doc}): {made.reason}")
     gpus = torch.cuda.device_count() if made.device == "cuda" else 0
     slots = concurrency or (2 * gpus if gpus else cores())

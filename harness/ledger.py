@@ -8,17 +8,20 @@ when it ends in a newline; a torn last line (the process died while writing) is 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from harness.disk import seal, sync_folder, unseal, write_all
+from harness.disk import is_sealed, seal, sync_folder, unseal, write_all
 from harness.groups import Evaluation
-from harness.space import Settings
+from harness.space import Settings, one_line
 
 VERSION = 2
 """Of the files in a store; a newer one is refused. Version 1 had no seals and is read as well."""
@@ -107,13 +110,19 @@ class Record:
 
 
 class Ledger:
-    """The records of one study, by key; the file is the truth and this its image."""
+    """The records of one study, by key; the file is the truth and this its image.
+
+    Attributes:
+        records: By key.
+        values: What :meth:`Study.trial_values` has computed of them, by key; the live table of a
+            sweep and every section of a report ask for it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records: dict[str, Record] = {}
-        for record in _read(path):
-            self.records[record.key] = record
+        self.values: dict[str, float] = {}
+        with _collector_paused():
+            self.records = {record.key: record for record in _read(path)}
 
     def append(self, record: Record) -> None:
         """Adds a record durably: it is on disk when this returns.
@@ -136,11 +145,28 @@ class Ledger:
         if first:
             sync_folder(self.path.parent)
         self.records[record.key] = record
+        self.values.pop(record.key, None)
 
     def of(self, role: Role) -> list[Record]:
         """All records of a role, in the order of trial number and seed."""
         chosen = (r for r in self.records.values() if r.role == role)
         return sorted(chosen, key=lambda r: (r.number, r.seed))
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keeps Python from searching all records for cycles, of which they have none, as they grow.
+
+    Otherwise that takes most of the time of reading, and of what follows.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _read(path: Path) -> Iterator[Record]:
@@ -149,12 +175,30 @@ def _read(path: Path) -> Iterator[Record]:
     lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn or empty
     for number, line in enumerate(lines, 1):
         try:
-            yield Record.from_json(unseal(line.decode()))
+            yield _record(line.decode())
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
-                f"{path} line {number} is not a record ({error}): restore the file from a backup, "
-                "or let `harness store repair` set the line aside, to compute its trial again"
+                f"{path} line {number} is not a record ({one_line(error)}): restore the file from "
+                "a backup, or let `harness store repair` set the line aside, whose trial is then "
+                "computed again"
             ) from None
+
+
+def _record(line: str) -> Record:
+    record = Record.from_json(unseal(line))
+    if not is_sealed(line):  # of version 1: nothing else vouches for it
+        _RECORD.validate_json(line, strict=True)
+        if record.status == "finished" and not record.looks:
+            raise ValueError("it finished without a look")
+        for look in record.looks:
+            for split, correct in look.correct.items():
+                counts, total = np.array(correct), np.array(record.total[split])
+                if counts.shape != total.shape or (counts < 0).any() or (counts > total).any():
+                    raise ValueError(f"{split} counts that its totals do not allow")
+    return record
+
+
+_RECORD = TypeAdapter(Record)
 
 
 def _drop_torn_line(file: IO[bytes]) -> int:

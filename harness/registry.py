@@ -18,7 +18,7 @@ from types import ModuleType
 import methods
 import search_spaces
 from harness.method import Method
-from harness.space import Range, Settings, parameters, unknown
+from harness.space import Range, Settings, one_line, parameters, unknown
 
 GROUP = "harness.methods"
 
@@ -78,8 +78,16 @@ def _import_file(path: Path) -> ModuleType:
     if spec is None or spec.loader is None or not path.is_file():
         raise ValueError(f"no Python file at {path}; correct --plugin")
     module = module_from_spec(spec)
+    try:
+        compile(path.read_bytes(), str(path), "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # its parser's limits
+        raise ValueError(f"{path} is not Python: {one_line(error)}") from None
     sys.modules[name] = module  # where dataclasses and stage keys look for it
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # half a module is none
+        raise
     return module
 
 

@@ -35,6 +35,11 @@ class View(NamedTuple):
     against: str | None = None
     png: Path | None = None
 
+    @property
+    def to_terminal(self) -> bool:
+        """Whether tables are printed for a person to read."""
+        return self.form == "table" and self.output is None
+
 
 def leaderboard(store: Store, view: View) -> None:
     """Prints or writes the report on a store, on files of results, or on both.
@@ -52,8 +57,10 @@ def leaderboard(store: Store, view: View) -> None:
     report = _report(store, view)
     if view.png is not None:
         _write_figures(report.sections, view.png)
-    if view.form == "table" and view.output is None:
+    if view.to_terminal:
         show(report.sections)
+        if report.sections:
+            say("more tables, and the figures: `--format html --output report.html`")
         return
     text = _text(report, view.form)
     if view.output is None:
@@ -84,7 +91,9 @@ def _report(store: Store, view: View) -> Report:
         runs = runs[runs["bias_labels_in_training"] != "yes"]
     failures = cast(Failures, view.failures)
     figures = view.form == "html" or view.png is not None
-    return make_report(runs, store if studies else None, studies, failures, view.against, figures)
+    details = figures or not view.to_terminal
+    ran = store if studies else None
+    return make_report(runs, ran, studies, failures, view.against, figures, details)
 
 
 def _text(report: Report, form: str) -> str:
@@ -124,8 +133,6 @@ def show(sections: Sequence[Section]) -> None:
             say(f"  {note}")
         if not section.table.empty:
             console.show(section.table)
-    if left_out := [each for each in sections if each.detail]:
-        say(f"{len(left_out)} more tables, and the figures: `--format html --output report.html`")
 
 
 def _write_figures(sections: Sequence[Section], folder: Path) -> None:

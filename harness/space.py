@@ -89,6 +89,10 @@ class Choice:
     def __post_init__(self) -> None:
         if not self.values:
             raise ValueError("a choice needs at least one value")
+        for value in self.values:
+            _check_finite(value)
+            if sum(type(each) is type(value) and each == value for each in self.values) > 1:
+                raise ValueError(f"a choice needs different values, but has {value!r} twice")
 
     def grid(self) -> tuple[Scalar, ...]:
         """The values themselves."""
@@ -98,12 +102,23 @@ class Choice:
         return " | ".join(map(str, self.values))
 
 
+_LARGEST = 2.0**53
+"""Up to here every whole number is a float, which Optuna keeps it as."""
+
 Range = Uniform | Log | Integer | Choice
 
 
 def _check_bounds(low: float, high: float) -> None:
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not -_LARGEST <= low < high <= _LARGEST:
         raise ValueError(f"a range must have finite bounds with low < high, but {low=}, {high=}")
+
+
+def _check_finite(value: Scalar) -> None:
+    """Refuses numbers that no file of a store can hold exactly."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError("a whole number must lie below 2^63")
 
 
 class Parameter(NamedTuple):
@@ -186,13 +201,19 @@ def build(cls: type[Any], overrides: Mapping[str, object]) -> Any:
             level = level.setdefault(part, {})
         level[leaf] = value
     try:
-        return _adapter(cls).validate_python(nested)  # type: ignore[arg-type]  # a class hashes
+        built = _adapter(cls).validate_python(nested)  # type: ignore[arg-type]  # a class hashes
     except ValidationError as error:
         faults = (
-            f"{'.'.join(str(p) for p in e['loc'])}={e['input']!r}: {e['msg']}"
+            f"{'.'.join(str(p) for p in e['loc'])}={e['input']!r:.80}: {e['msg']}"
             for e in error.errors(include_url=False)
         )
         raise ValueError("; ".join(faults)) from None
+    for name, value in flatten(built).items():
+        try:
+            _check_finite(value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return built
 
 
 @cache
@@ -274,10 +295,16 @@ def range_from_json(data: Mapping[str, Any]) -> Range:
     for name in rest:
         if name not in fields:
             raise ValueError(unknown(f"part of a {kind} range", name, fields))
-    if "values" in rest:
-        rest["values"] = tuple(rest["values"])
+    # Pydantic would take "1" and true for numbers, and a text for a list of letters.
+    if not isinstance(rest.get("values", []), list | tuple) or any(
+        type(rest[bound]) not in (int, float) for bound in ("low", "high") if bound in rest
+    ):
+        raise ValueError(
+            f"cannot read the range {dict(data)!r}: low and high must be numbers, values a list"
+        )
     try:
+        if "values" in rest:
+            rest["values"] = tuple(rest["values"])
         return TypeAdapter(kinds[kind]).validate_python(rest)
     except (ValidationError, TypeError) as error:
-        reason = str(error).replace("\n", " ")
-        raise ValueError(f"cannot read the range {dict(data)!r}: {reason}") from None
+        raise ValueError(f"cannot read the range {dict(data)!r}: {one_line(error)}") from None

@@ -25,7 +25,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -34,6 +33,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from harness.disk import move_into_place, scratch_folder, seal, unseal, write_durably
+from harness.space import one_line
 from harness.training_set import TrainingSet
 
 NUMERICS = (
@@ -207,10 +207,6 @@ def _is_local(name: str) -> bool:
     return not any(Path(file).is_relative_to(p) for p in installed)
 
 
-_UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError)
-"""What reading a damaged artifact may raise; torch's is UnpicklingError where it refuses code."""
-
-
 class StageStore:
     """A folder of stage artifacts, safe under concurrent processes and sudden death."""
 
@@ -251,9 +247,11 @@ class StageStore:
             if hashlib.sha256(data).hexdigest() != manifest["sha256"]:
                 raise ValueError("its bytes differ from its manifest")
             value = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-            return StageResult(value, key.key, manifest["digest"], manifest["seconds"], reused=True)
-        except _UNREADABLE as error:
-            warnings.warn(f"stage artifact {folder} is computed again: {error}", stacklevel=3)
+            digest, seconds = str(manifest["digest"]), float(manifest["seconds"])
+            return StageResult(value, key.key, digest, seconds, reused=True)
+        except Exception as error:  # torch.load raises whatever it meets in a damaged file
+            said = one_line(error)
+            warnings.warn(f"stage artifact {folder} is computed again: {said}", stacklevel=3)
             return None
 
     def _write(

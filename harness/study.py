@@ -16,13 +16,21 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    NotRequired,  # pydantic wants these on Python 3.11
+)
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from harness import ledger
 from harness.disk import replace_atomically, seal, unseal
 from harness.ledger import Ledger, Record, Role
 from harness.selection import RULES
-from harness.space import Range, Settings, range_from_json, range_to_json, slug
+from harness.space import Range, Settings, one_line, range_from_json, range_to_json, slug
 
 CONFIRM_SEED = 1000
 """First confirm seed; search seeds count from 0, so the two never meet."""
@@ -113,8 +121,14 @@ class Study:
             number: value
             for number, trials in by_trial.items()
             if len(trials) == len(self.search_seeds)
-            and math.isfinite(value := fmean(self.value(r) for r in trials))
+            and math.isfinite(value := fmean(self._value_in(records, r) for r in trials))
         }
+
+    def _value_in(self, records: Ledger, record: Record) -> float:
+        """The value of the last look, computed once."""
+        if record.key not in records.values:
+            records.values[record.key] = self.value(record)
+        return records.values[record.key]
 
     def winner(self, records: Ledger) -> int | None:
         """Number of the best trial, the earliest of equals; None if none finished."""
@@ -134,6 +148,19 @@ class Study:
         if not self.amp:
             del data["amp"]
         return data | {"space": {n: range_to_json(r) for n, r in self.space.items()}}
+
+
+class Definition(TypedDict):
+    """What study.json holds."""
+
+    version: int
+    study: dict[str, Any]
+    lookahead: int
+    metrics: NotRequired[dict[Literal["primary", "unbiased"], str]]  # younger than the others
+    environment: dict[str, str]
+
+
+_DEFINITION = TypeAdapter(Definition)
 
 
 @dataclass(frozen=True)
@@ -219,11 +246,11 @@ class Store:
 
     def environment(self, study: str) -> dict[str, str]:
         """When the study began, and with which packages, platform and git commit."""
-        return dict(self._read(study)["environment"])
+        return self._read(study)["environment"]
 
     def lookahead(self, study: str) -> int:
         """How many of the newest results the study's proposals do without, fixed when it began."""
-        return int(self._read(study)["lookahead"])
+        return self._read(study)["lookahead"]
 
     def metrics(self, study: str) -> Metrics:
         """Which test metrics count on the study's data set."""
@@ -240,15 +267,16 @@ class Store:
             self.open(study.id)
             self.migrate(study.id)
             return
-        definition = {
+        metrics = metrics or Metrics()
+        definition: Definition = {
             "version": ledger.VERSION,
             "study": study.to_json(),
             "lookahead": lookahead,
-            "metrics": (metrics or Metrics())._asdict(),
+            "metrics": {"primary": metrics.primary, "unbiased": metrics.unbiased},
             "environment": environment(),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(path, seal(definition, indent=1).encode())
+        replace_atomically(path, seal(dict(definition), indent=1).encode())
 
     def migrate(self, study: str) -> bool:
         """Marks an older study's files as of this version, so that older harnesses refuse them.
@@ -263,22 +291,25 @@ class Store:
             return False
         definition["version"] = ledger.VERSION
         path = self.folder(study) / "study.json"
-        replace_atomically(path, seal(definition, indent=1).encode())
+        replace_atomically(path, seal(dict(definition), indent=1).encode())
         return True
 
-    def _read(self, study: str) -> dict[str, Any]:
+    def _read(self, study: str) -> Definition:
         path = self.folder(study) / "study.json"
         try:
             data = unseal(path.read_text())
             written = int(data["version"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"cannot read {path}: {error}") from None
+            raise ValueError(f"cannot read {path}: {one_line(error)}") from None
         if written > ledger.VERSION:
             raise ValueError(
                 f"{path} has store version {written}, newer than this harness reads "
                 f"({ledger.VERSION}): upgrade the harness or name another --store"
             )
-        return data
+        try:
+            return _DEFINITION.validate_python(data)
+        except ValueError as error:
+            raise ValueError(f"cannot read {path}: {one_line(error)}") from None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from harness.execution import Listener, Site
 from harness.interruption import stopping, time_limited
 from harness.ledger import Record
 from harness.schedule import Schedule
+from harness.space import one_line
 from harness.study import Store, Work
 from harness.trial import ProgressFile, run_work
 
@@ -103,16 +104,7 @@ def _cluster(site: Site) -> Iterator[Path]:
                 _reach(site.address)
                 ray.init(address=site.address, **quiet)
             else:
-                # Ray would make one in the home folder, readable by others.
-                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-                ray.init(
-                    num_cpus=site.concurrency,
-                    num_gpus=site.gpus,
-                    include_dashboard=False,
-                    object_store_memory=200 * 2**20,
-                    _temp_dir=str(folder / "ray"),  # which Ray opens to everybody
-                    **quiet,
-                )
+                _start(site, folder / "ray", quiet)
             yield folder
         except ConnectionError as error:
             reason = str(error).strip().split("\n")[0]
@@ -122,6 +114,28 @@ def _cluster(site: Site) -> Iterator[Path]:
             ) from None
         finally:
             ray.shutdown()
+
+
+def _start(site: Site, folder: Path, quiet: dict[str, Any]) -> None:
+    """Starts a Ray of our own.
+
+    Raises:
+        ValueError: It did not start, as on a machine that is very busy.
+    """
+    # Ray would make one in the home folder, readable by others.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        ray.init(
+            num_cpus=site.concurrency,
+            num_gpus=site.gpus,
+            include_dashboard=False,
+            object_store_memory=200 * 2**20,
+            _temp_dir=str(folder),  # which Ray opens to everybody
+            **quiet,
+        )
+    except Exception as error:  # what Ray raises is an Exception, and no more
+        reason = one_line(error)
+        raise ValueError(f"Ray did not start: {reason}; the same command tries again") from None
 
 
 @contextmanager
@@ -134,9 +148,10 @@ def _short_folder() -> Iterator[Path]:
     for left in temporary.glob("hrn-*/lock"):
         with suppress(Timeout, OSError), FileLock(left, timeout=0):
             shutil.rmtree(left.parent, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix="hrn-", dir=temporary))
+    folder = Path(tempfile.mkdtemp(prefix=".hrn-", dir=temporary))
     try:
         with FileLock(folder / "lock"):
+            folder = folder.rename(temporary / folder.name[1:])  # held before others can see it
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -283,6 +298,9 @@ class _Records(_WithoutState, tune.Callback):
         if stack and self.site.time_limit:
             error = f"took longer than --trial-timeout, {self.site.time_limit / 60:g} minutes"
             self._take(trial, lambda: self.schedule.given_up(work, error, stack))
+        elif isinstance(fault := trial.get_pickled_error(), ray.exceptions.RayTaskError):
+            # Neither the method's error, which is a record, nor a death: it would come again.
+            self.schedule.halt(f"a worker cannot run {work.key}: {one_line(fault.cause)}")
         else:
             say(f"the worker of {work.study} {work.key} died")
             self._take(trial, lambda: self.schedule.lost(work))

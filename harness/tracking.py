@@ -210,7 +210,7 @@ def _sync(session: _Session, store: Store, study: Study) -> str:
     """Writes the study and those of its records that MLflow lacks; returns the study's run."""
     root = _study_run(session, store, study)
     runs = {}
-    known = f"tags.`harness.study` = '{_instance(store, study)}'"
+    known = f"tags.`harness.study` = '{instance(store, study)}'"
     for run in list(_runs_of(session, known)):
         if run.info.status == "RUNNING":  # the writer died in the middle of it
             session.client.delete_run(run.info.run_id)
@@ -238,20 +238,20 @@ def _runs_of(session: _Session, query: str) -> Iterator[Run]:
             return
 
 
-def _instance(store: Store, study: Study) -> str:
+def instance(store: Store, study: Study) -> str:
     """Tells a study from the one that --fresh replaced."""
     return f"{study.id} {store.environment(study.id)['created']}"
 
 
 def _study_run(session: _Session, store: Store, study: Study) -> str:
     """The run of the study itself, made if need be."""
-    instance = _instance(store, study)
+    name = instance(store, study)
     found = session.client.search_runs(
-        [session.experiment], f"tags.`harness.study_root` = '{instance}'", max_results=1
+        [session.experiment], f"tags.`harness.study_root` = '{name}'", max_results=1
     )
     if found:
         return str(found[0].info.run_id)
-    tags = _tags(store, study) | {"harness.study_root": instance}
+    tags = _tags(store, study) | {"harness.study_root": name}
     run = session.client.create_run(session.experiment, run_name=study.id, tags=tags)
     session.client.log_dict(run.info.run_id, study.to_json(), "study.json")
     return str(run.info.run_id)
@@ -277,7 +277,7 @@ def _write(session: _Session, store: Store, study: Study, record: Record, parent
 
     client = session.client
     tags = _tags(store, study) | {
-        "harness.study": _instance(store, study),
+        "harness.study": instance(store, study),
         "harness.key": record.key,
         "role": record.role,
         "seed": str(record.seed),

@@ -68,16 +68,13 @@ def verify(choice: Choice, data_root: Path | None, seed: int) -> int:
             other = _run_afresh(name, hash_seed, study, work, store, root)
             if other.record.status == "failed":
                 return _say_failure(name, other)
-            say(f"{name}:")
             found = list(compare(first, other))
-            for each in found:
-                say(
-                    f"  {each.what}: {f'DIFFERS: {each.difference}' if each.difference else 'equal'}"
-                )
-            for each in found:
-                if each.difference:
-                    say(f"not bit-identical: {name}, {each.what}: {each.difference}")
-                    return 1
+            _say_comparisons(name, found)
+            different = [each for each in found if each.difference]
+            if different:
+                what, difference = different[0]
+                say(f"not bit-identical: {name}, {what}: {difference}")
+                return 1
     looks, parameters = len(first.record.looks), first.record.metrics["parameters"]
     say(
         f"bit-identical: {len(first.stages)} stages, {looks} looks, {parameters:.0f} parameters, "
@@ -97,9 +94,9 @@ def compare(first: Outcome, other: Outcome) -> Iterator[Comparison]:
             difference = "called with other arguments"
         elif a.digest != b.digest:
             difference = "equal arguments, other result"
-        yield Comparison(f"stage {(a or b).name}", difference)  # type: ignore[union-attr]
+        yield Comparison(f"stage {(a or b).name}", difference)
     for position, (look, twin) in enumerate(zip_longest(one.looks, two.looks)):
-        step = (look or twin).step  # type: ignore[union-attr]
+        step = (look or twin).step
         yield Comparison(f"look {position + 1} (step {step})", _difference(look, twin))
     # As text, in which one NaN equals another.
     pairs = (
@@ -174,6 +171,12 @@ def _outcome(name: str, study: Study, work: Work, store: Store, data_root: Path)
     manifests = [unseal(path.read_text()) for path in store.stages.glob("*/manifest.json")]
     digests = {manifest["key"]: manifest["digest"] for manifest in manifests}
     return Outcome(record, [digests[use["key"]] for use in record.stages], digest(network))
+
+
+def _say_comparisons(name: str, comparisons: list[Comparison]) -> None:
+    say(f"{name}:")
+    for what, difference in comparisons:
+        say(f"  {what}: {f'DIFFERS: {difference}' if difference else 'equal'}")
 
 
 def _say_failure(name: str, outcome: Outcome) -> int:

@@ -32,6 +32,7 @@ def make_report(
     failures: Failures = "leave-out",
     against: str | None = None,
     figures: bool = True,
+    details: bool = True,
 ) -> Report:
     """All sections there is something to say in.
 
@@ -42,6 +43,7 @@ def make_report(
         failures: What becomes of failed runs.
         against: A method to be tested against each other one.
         figures: Whether to draw, which takes seconds.
+        details: Whether to say how the sweeps went, which a terminal has no room for.
 
     Raises:
         ValueError: `against` is not among the methods.
@@ -54,6 +56,6 @@ def make_report(
         if store is not None:
             sections += rule_sections(store, list(studies))
         sections += published_sections(board)
-    if store is not None:
+    if store is not None and details:
         sections += sweep_sections(store, list(studies), figures)
     return Report(runs, board, sections)

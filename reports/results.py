@@ -6,6 +6,7 @@ It comes from the ledgers of a store, from anybody's CSV file, or from both.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from harness.csv_file import read_columns
 from harness.groups import Evaluation
 from harness.ledger import Ledger, Record
 from harness.selection import LAST, RULES, best_look
-from harness.space import one_line, unknown
+from harness.space import unknown
 from harness.study import Store, Study
 
 CONDITIONS = ["dataset", "ratio", "preset", "selection", "checkpoint", "data_seed"]
@@ -42,6 +44,18 @@ NUMBERS = ["ratio", "data_seed", "seed", "primary", "density", "parameters", "pa
 NUMBERS += ["seconds", "search_seconds", "trials", "groups", "zero_groups"]
 
 
+NOT_METRICS = {*TEXT, *LABEL_USES, *NUMBERS, "collapsed"}
+
+REQUIRED = ("dataset", "method", "seed")
+"""Columns that a file must have."""
+
+STATUSES = ("finished", "stopped", "failed")
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_NOTHING = {"", "nan", "na", "n/a", "none", "null", "-", "–", "inf", "+inf", "-inf", "infinity"}
+"""Cells that say, in lower case, that there is no result."""
+
+
 def names_of(studies: Sequence[Study]) -> list[str]:
     """Methods by name, with the study where one is there twice (its code or --set was edited)."""
     methods = [study.method for study in studies]
@@ -53,7 +67,7 @@ def names_of(studies: Sequence[Study]) -> list[str]:
 
 def metrics_of(runs: pd.DataFrame) -> list[str]:
     """The metric columns of a frame: whatever is not known to be something else."""
-    return [c for c in runs.columns if c not in {*TEXT, *LABEL_USES, *NUMBERS, "collapsed"}]
+    return [c for c in runs.columns if c not in NOT_METRICS]
 
 
 def from_store(
@@ -152,18 +166,17 @@ def from_csv(path: Path, metric: str | None = None) -> pd.DataFrame:
     Raises:
         ValueError: The file cannot be read as such; says what is missing, or the row.
     """
-    try:
-        table = pd.read_csv(path, skipinitialspace=True)
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise ValueError(f"cannot read the results {path}: {one_line(error)}") from None
-    table.columns = table.columns.astype(str).str.strip()
-    if missing := [c for c in ("dataset", "method", "seed") if c not in table.columns]:
+    table = _text(path)
+    if missing := [c for c in REQUIRED if c not in table.columns]:
         raise ValueError(f"{path} has no column {missing[0]}; it needs dataset, method and seed")
-    for column in ("dataset", "method"):
-        if (blank := table[column].isna()).any():
-            raise ValueError(f"{path} row {int(blank.argmax()) + 2} has no {column}")
+    if table.empty:
+        raise ValueError(f"{path} has no results below its header")
+    for column in REQUIRED:
+        if (blank := table[column] == "").any():
+            raise ValueError(f"{path} row {blank.idxmax()} has no {column}")
+    _check_seeds(table["seed"], path)
     if {"metric", "value"} <= {*table.columns}:
-        table = _widen(table)
+        table = _widen(table, path)
     no_metrics = [c for c in metrics_of(table) if _is_aggregate(c) or _is_text(table[c])]
     table = table.drop(columns=no_metrics)
     given = [c for c in metrics_of(table) if c not in METRICS] + [c for c in METRICS if c in table]
@@ -180,11 +193,34 @@ def from_csv(path: Path, metric: str | None = None) -> pd.DataFrame:
     if metric is not None or "primary" not in table.columns:
         chosen = metric or ("unbiased" if "unbiased" in known else known[0])
         table = table.assign(primary=table[chosen], primary_metric=chosen)
+    elif "primary_metric" not in table.columns:
+        table["primary_metric"] = "primary"
     if "status" not in table.columns:
         table["status"] = np.where(table["primary"].isna(), "failed", "finished")
-        table["error"] = np.where(table["primary"].isna(), f"no {table.primary_metric[0]}", "")
+        reason = f"no {table['primary_metric'].iloc[0]}"
+        table["error"] = np.where(table["primary"].isna(), reason, "")
+    elif not (fits := table["status"].isin(STATUSES)).all():
+        said = table["status"].iloc[int(fits.argmin())]
+        raise ValueError(
+            f"{path} row {fits.idxmin()}: status = {said!r} is none of {', '.join(STATUSES)}"
+        )
     table["source"] = path.name
-    return _complete(table)
+    return _complete(table.reset_index(drop=True))
+
+
+def _text(path: Path) -> pd.DataFrame:
+    """The cells of a file as text without blanks around it; the index is the line of each row."""
+    columns = read_columns(path)
+    cells = {name: [cell.strip() for cell in each] for name, each in columns.cells.items()}
+    return pd.DataFrame(cells, index=columns.lines, dtype=object)
+
+
+def _check_seeds(column: pd.Series[Any], path: Path) -> None:
+    """Refuses seeds that two different spellings could turn into one."""
+    for row, seed in column.items():
+        value = float(seed) if _NUMBER.fullmatch(seed) else math.nan
+        if not math.isnan(value) and not (value.is_integer() and abs(value) <= 2**53):
+            raise ValueError(f"{path} row {row}: seed = {seed!r} is not a whole number below 2^53")
 
 
 def merged(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -193,13 +229,22 @@ def merged(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return _complete(pd.concat(filled, ignore_index=True)) if filled else pd.DataFrame()
 
 
-def _widen(table: pd.DataFrame) -> pd.DataFrame:
+def _widen(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """A column per metric; rows that repeat a metric of the same run stay apart."""
-    keys = [c for c in table.columns if c not in ("metric", "value")]
+    if (blank := table["metric"] == "").any():
+        raise ValueError(f"{path} row {blank.idxmax()} has no metric")
     order = list(dict.fromkeys(table["metric"]))
+    if taken := [name for name in order if name in table.columns or name in NOT_METRICS]:
+        row = (table["metric"] == taken[0]).idxmax()
+        raise ValueError(f"{path} row {row}: a metric cannot be called {taken[0]}, as a column is")
+    for name, values in table.groupby("metric")["value"]:
+        if not _is_text(values):
+            _numbers(values, path, str(name))  # here, where the rows are still those of the file
+    keys = [c for c in table.columns if c not in ("metric", "value")]
     copy = table.groupby([*keys, "metric"], dropna=False).cumcount()
     wide = table.assign(_copy=copy).set_index([*keys, "_copy", "metric"])["value"].unstack("metric")
-    return wide[order].reset_index().drop(columns="_copy").rename_axis(columns=None)
+    wide = wide[order].reset_index().drop(columns="_copy").rename_axis(columns=None)
+    return wide.fillna("")
 
 
 def _is_aggregate(name: str) -> bool:
@@ -209,18 +254,19 @@ def _is_aggregate(name: str) -> bool:
 
 def _is_text(column: pd.Series[Any]) -> bool:
     """Whether a column holds remarks rather than a metric."""
-    return bool(column.notna().any() and pd.to_numeric(column, errors="coerce").isna().all())
+    said = [cell for cell in column if cell.lower() not in _NOTHING]
+    return bool(said) and not any(map(_NUMBER.fullmatch, said))
 
 
 def _numbers(column: pd.Series[Any], path: Path, name: str) -> pd.Series[Any]:
-    """The column as floats; what means nothing was measured is NaN."""
-    numbers = pd.to_numeric(column, errors="coerce").astype(float)
-    said = column.astype(str).str.strip().str.lower()
-    wrong = numbers.isna() & column.notna() & ~said.isin(["", "nan", "na", "n/a", "none", "-", "–"])
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ValueError(f"{path} row {row + 2}: {name} = {column.iloc[row]!r} is not a number")
-    return numbers.where(np.isfinite(numbers))
+    """The column as floats, each nearest to its text; NaN where nothing was measured."""
+    numbers = []
+    for row, cell in column.items():
+        value = float(cell) if _NUMBER.fullmatch(cell) else math.nan
+        if math.isinf(value) or (math.isnan(value) and cell.lower() not in _NOTHING):
+            raise ValueError(f"{path} row {row}: {name} = {cell!r} is not a number")
+        numbers.append(value)
+    return pd.Series(numbers, index=column.index, dtype=float)
 
 
 def _complete(runs: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from harness.groups import Evaluation
 from harness.ledger import Ledger, Record
 from harness.selection import LAST, RULES, Rule, best, oracle
 from harness.space import slug
@@ -104,8 +105,20 @@ def _by_trial(study: Study, ledger: Ledger, judge: Rule) -> _Row:
     seeds = len(study.search_seeds)
     trials = [records for records in runs.values() if len(records) == seeds]
 
+    # Each table once, not once per rule: there are as many as runs and splits.
+    tables = [
+        [
+            {split: record.evaluation(split, study.aligned) for split in record.looks[-1].correct}
+            for record in trial
+        ]
+        for trial in trials
+    ]
+
+    def value(rule: Rule, run: dict[str, Evaluation]) -> float:
+        return run[rule.split].metric(rule.metric) if rule.split in run else math.nan
+
     def values(rule: Rule) -> list[list[float]]:
-        return [[rule.value(record, study.aligned) for record in trial] for trial in trials]
+        return [[value(rule, run) for run in trial] for trial in tables]
 
     tested = 100 * np.array(values(judge))  # (trials, seeds)
     scores = {}

@@ -66,7 +66,7 @@ def harness(*words: str, cwd: Path) -> subprocess.CompletedProcess:
             "cannot write no/where.png",
         ),
         (["sweep", "--method", "erm", "--dataset", "bar"], "use one of average, worst-class"),
-        (["leaderboard", "--results", "none.csv"], "cannot read the results none.csv"),
+        (["leaderboard", "--results", "none.csv"], "cannot read none.csv"),
         (["leaderboard", "--checkpoint", "lst"], "Did you mean 'last'?"),
         (["leaderboard", "--failures", "drop"], "unknown treatment of failures 'drop'"),
         (["swep"], "No such command 'swep'"),

@@ -34,6 +34,7 @@ def full(number: int = 0, role: str = "search", seed: int = 0, **fields: object)
         2.5,
         "2024-01-01T00:00:00+00:00",
         True,
+        ["the mined set is empty"],
         "dcwp: ValueError: “quoted”",
         "Traceback\n  line",
     )
@@ -246,14 +247,36 @@ def test_a_version_1_store_is_read_and_brought_up_to_date(store: Store, study: S
     path = store.folder(study.id) / "study.json"
     path.write_text(json.dumps(unseal(path.read_text()) | {"version": 1}))
     lines = store.folder(study.id) / "ledger.jsonl"
-    lines.write_text(json.dumps(dataclasses.asdict(full())) + "\n")
+    old = full(looks=full().looks[:1])
+    lines.write_text(json.dumps(dataclasses.asdict(old)) + "\n")
     assert store.open(study.id) == study
-    assert store.ledger(study.id).records == {"search/0/0": full()}
+    assert store.ledger(study.id).records == {"search/0/0": old}
     store.create(study, lookahead=1)
     store.ledger(study.id).append(full(1))
     assert unseal(path.read_text())["version"] == ledger.VERSION
     assert store.lookahead(study.id) == 3
     assert list(store.ledger(study.id).records) == ["search/0/0", "search/1/0"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("number", "0", "valid integer"),
+        ("total", {"valid_biased": [[3, 1], [0]]}, "inhomogeneous"),
+        ("total", {"valid_biased": [[3, 1], [0, 3]]}, "do not allow"),
+        ("total", {}, "valid_biased"),
+        ("looks", [], "without a look"),
+    ],
+)
+def test_an_unsealed_record_that_cannot_be_is_refused(
+    tmp_path: Path, field: str, value: object, reason: str
+) -> None:
+    old = dataclasses.asdict(full(looks=full().looks[:1]))
+    (tmp_path / "l").write_text(json.dumps(old) + "\n")
+    assert Ledger(tmp_path / "l").records
+    (tmp_path / "l").write_text(json.dumps(old | {field: value}) + "\n")
+    with pytest.raises(ValueError, match=f"line 1 is not a record .*{reason}"):
+        Ledger(tmp_path / "l")
 
 
 def test_a_changed_number_is_not_read(store: Store, study: Study) -> None:

@@ -191,6 +191,32 @@ def test_fewer_trials_than_recorded_propose_nothing(
     assert proposals.finished
 
 
+def test_a_search_that_is_recorded_whole_asks_no_sampler(
+    study: Callable[..., Study],
+    outcome: Callable[[Work], Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine, ledger = study(search_seeds=(0, 1)), Ledger(tmp_path / "l")
+    search(Proposals(mine, ledger, 6, 2), outcome, 2, random.Random(0))
+    last = ledger.records.pop("search/5/1")
+    begun = Proposals(mine, ledger, 6, 2)
+    assert not begun.finished
+    (left,) = search(begun, lambda _: last, 1, random.Random(0))
+    assert left.key == last.key
+
+    def ask(*_: object) -> None:
+        raise AssertionError("a sampler was asked")
+
+    monkeypatch.setattr(optuna.Study, "ask", ask)
+    for trials in (4, 6):
+        proposals = Proposals(mine, ledger, trials, 2)
+        assert proposals.next() is None
+        assert proposals.finished
+    with pytest.raises(AssertionError, match="was asked"):
+        Proposals(mine, ledger, 7, 2).next()
+
+
 class Told:
     """Watches what Optuna is told."""
 

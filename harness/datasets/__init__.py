@@ -21,4 +21,4 @@ __all__ = [
 
 def default_root() -> Path:
     """Returns the data folder: HARNESS_DATA, or ~/.cache/harness-data."""
-    return Path(os.environ.get("HARNESS_DATA") or "~/.cache/harness-data").expanduser()
+    return Path(os.path.expanduser(os.environ.get("HARNESS_DATA") or "~/.cache/harness-data"))

@@ -25,6 +25,7 @@ from harness.datasets.published import (
     md5_of,
     official_splits,
     to_split,
+    within,
 )
 from harness.datasets.recipe import Progress, Recipe, SplitArrays
 from harness.datasets.validation import validation_splits
@@ -65,7 +66,7 @@ def build(root: Path, ratio: float, seed: int, progress: Progress) -> dict[str, 
     tree = TREE.at(root, IMAGES, ATTRIBUTES, PARTITION)
     faces = list(_faces(tree / ATTRIBUTES, tree / PARTITION))
     whole = to_split(
-        ImageFiles(tuple(tree / IMAGES / face.name for face in faces), SIZE, "exact"),
+        ImageFiles(tuple(within(tree / IMAGES, face.name) for face in faces), SIZE, "exact"),
         [(face.blond, face.male) for face in faces],
         2,
         2,

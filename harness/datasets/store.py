@@ -7,14 +7,16 @@ that a folder without manifest is an interrupted build and one with it is comple
 
 import hashlib
 import json
+import os
 import time
 import warnings
 from pathlib import Path
-from typing import TypedDict, cast
 
 import numpy as np
 import torch
 from filelock import FileLock
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from harness.datasets.catalogue import get
 from harness.datasets.decoding import ImageFiles
@@ -53,6 +55,9 @@ class Manifest(TypedDict):
     fingerprint: str
 
 
+_MANIFEST = TypeAdapter(Manifest)
+
+
 def describe(name: str, root: Path, ratio: float, seed: int = 0) -> Manifest | None:
     """Returns the manifest of a built data set, or None when it is not on disk.
 
@@ -83,14 +88,14 @@ def prepare(
     """
     recipe = get(name)
     folder = folder_of(recipe, root, ratio, seed)
-    if _damage(folder) is None:
+    if _damage(recipe, folder) is None:
         return folder
     with writing_to(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_name(f"{folder.name}.lock"))
         lock.acquire()
     try:
-        damage = _damage(folder)
+        damage = _damage(recipe, folder)
         if damage is not None:
             if folder.exists():
                 warnings.warn(f"{folder}: {damage}; building it again", stacklevel=2)
@@ -123,24 +128,28 @@ def folder_of(recipe: Recipe, root: Path, ratio: float, seed: int) -> Path:
     recipe.check_ratio(ratio)
     percent = repr(float(ratio)).removesuffix(".0")
     key = f"ratio={percent},seed={seed},v{recipe.version}"
-    return root.expanduser().resolve() / "arrays" / slug(recipe.name) / key
+    return Path(os.path.expanduser(root)).resolve() / "arrays" / slug(recipe.name) / key
 
 
 def _manifest(folder: Path) -> Manifest | None:
     try:
-        return cast(Manifest, unseal((folder / MANIFEST).read_text()))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return _MANIFEST.validate_python(unseal((folder / MANIFEST).read_text()), strict=True)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
 
 
-def _damage(folder: Path) -> str | None:
+def _damage(recipe: Recipe, folder: Path) -> str | None:
     """Says what is wrong with a folder of arrays, or None when every byte is as written."""
     manifest = _manifest(folder)
     if manifest is None:
         return f"no readable {MANIFEST}"
+    splits = ("train", *recipe.validation, "test")
+    needed = {f"{split}_{kind}.npy" for split in splits for kind in SplitArrays._fields}
+    if manifest["name"] != recipe.name or not needed <= {*manifest["files"]}:
+        return f"{MANIFEST} is of other arrays"
     for name, expected in manifest["files"].items():
         path = folder / name
-        if not path.exists():
+        if not path.is_file():
             return f"{name} is missing"
         if sha256(path) != expected:
             return f"{name} is not as written"
@@ -152,7 +161,7 @@ def _build(
 ) -> None:
     """Builds and stores the arrays; the caller holds the lock."""
     start = time.perf_counter()
-    root = root.expanduser().resolve()
+    root = Path(os.path.expanduser(root)).resolve()
     splits = recipe.build(root, ratio, seed, progress)
     sources = {**recipe.raw_files, **recipe.provenance(root)}
     with writing_to(folder), scratch_folder(folder) as partial:

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.csv_file import read_columns
 from harness.datasets.decoding import ImageFiles
 from harness.datasets.folder import balances, draw_unbiased, size_of
 from harness.datasets.published import BACKBONES, md5_of
@@ -97,23 +98,25 @@ def _columns(path: Path) -> dict[str, list[str]]:
 
     if not path.is_file():
         raise ValueError(f"{path} is not a file; table:FILE reads a .csv or .parquet file")
-    try:
-        if path.suffix == ".csv":
-            # Texts such as "None" are values, unlike what pandas makes of them by default.
-            missing = ["", "nan", "NaN"]
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=missing)
-        elif path.suffix == ".parquet":
+    if path.suffix == ".csv":
+        # Texts such as "None" are values, unlike what pandas makes of them by default.
+        frame = pd.DataFrame(read_columns(path).cells, dtype=object)
+        frame = frame.where(~frame.isin(["", "nan", "NaN"]))
+    elif path.suffix == ".parquet":
+        try:
             frame = pd.read_parquet(path, engine="pyarrow")
-        else:
-            raise ValueError("the name must end in .csv or .parquet")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {one_line(error)}") from None
+        except Exception as error:  # of a damaged file, the decoder raises whatever it meets
+            raise ValueError(f"cannot read {path}: {one_line(error)}") from None
+    else:
+        raise ValueError(f"cannot read {path}: the name must end in .csv or .parquet")
     absent = [name for name in COLUMNS if name not in frame]
     if absent:
         raise ValueError(
             f"{path} lacks the column {', '.join(absent)}; it has {', '.join(map(str, frame))}"
         )
     for name in COLUMNS:
+        if frame[name].ndim > 1:
+            raise ValueError(f"{path} has two columns {name}: rename or delete one")
         empty = np.flatnonzero(frame[name].isna())
         if empty.size:
             raise ValueError(f"{path}, row {empty[0] + 1}: no {name}")
@@ -122,9 +125,11 @@ def _columns(path: Path) -> dict[str, list[str]]:
 
 def _numbered(values: Sequence[str]) -> NDArray[np.int64]:
     """Positions of values among the sorted ones, (N,)."""
-    whole = all(re.fullmatch(r"-?\d+", value) for value in values)
-    kept = [int(value) for value in values] if whole else values
-    return np.unique(kept, return_inverse=True)[1].astype(np.int64)
+    # Python's own whole numbers: numpy makes floats of long ones, which may be equal.
+    whole = all(re.fullmatch(r"-?[0-9]{1,99}", value) for value in values)
+    order = sorted(set(map(int, values))) if whole else sorted(set(values))
+    position = {value: number for number, value in enumerate(order)}
+    return np.array([position[int(v) if whole else v] for v in values], dtype=np.int64)
 
 
 def _locate(table: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], list[int]]:
@@ -137,6 +142,8 @@ def _locate(table: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], list[i
     home = os.path.join(resolved(str(table.parent)), "")
     images, sizes = [], []
     for row, name in enumerate(names, 1):
+        if "\0" in name:
+            raise ValueError(f"{table}, row {row}: {name!r} names no file")
         folder, file = os.path.split(os.path.join(table.parent, name))
         image = os.path.join(resolved(folder), file)
         if os.path.islink(image):
@@ -157,7 +164,7 @@ def _locate(table: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], list[i
 def _recipe(argument: str) -> Recipe:
     if not argument:
         raise ValueError("table needs a file: table:FILE.csv or table:FILE.parquet")
-    return recipe_of(Path(os.path.abspath(Path(argument).expanduser())))
+    return recipe_of(Path(os.path.abspath(os.path.expanduser(argument))))
 
 
 @functools.cache

@@ -7,12 +7,12 @@ Departures: labels are as published, though the authors name three species of la
 marked as water birds (Eastern Towhee, Western Meadowlark, Western Wood Pewee).
 """
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from harness.csv_file import read_columns
 from harness.datasets.decoding import ImageFiles
 from harness.datasets.published import (
     BACKBONES,
@@ -22,6 +22,7 @@ from harness.datasets.published import (
     md5_of,
     official_splits,
     to_split,
+    within,
 )
 from harness.datasets.recipe import Progress, Recipe, SplitArrays
 from harness.datasets.validation import validation_splits
@@ -35,6 +36,7 @@ PUBLISHED = (  # of train, valid and test, by (water bird, water)
     {(0, 0): 2_255, (0, 1): 2_255, (1, 0): 642, (1, 1): 642},
 )
 TABLE = "metadata.csv"
+COLUMNS = ("img_filename", "y", "place", "split")
 TREE = PublishedTree(
     title="Waterbirds",
     origin="nlp.stanford.edu/data/dro/waterbird_complete95_forest2water2.tar.gz "
@@ -49,17 +51,22 @@ def build(root: Path, ratio: float, seed: int, progress: Progress) -> dict[str, 
     """Reads the published table: label y, attribute place, split."""
     tree = TREE.at(root, TABLE)
     paths, cells, parts = [], [], []
-    with (tree / TABLE).open(newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), 1):
-            try:
-                paths.append(tree / row["img_filename"])
-                cells.append((int(row["y"]), int(row["place"])))
-                parts.append(("0", "1", "2").index(row["split"]))
-            except (KeyError, TypeError, ValueError):
-                raise ValueError(
-                    f"{tree / TABLE}, row {number}: expected img_filename, y, place and split "
-                    f"(0, 1 or 2), but got {row}"
-                ) from None
+    table, lines = read_columns(tree / TABLE)
+    if missing := [name for name in COLUMNS if name not in table]:
+        raise ValueError(f"{tree / TABLE} lacks the column {', '.join(missing)}")
+    rows = zip(lines, *(table[name] for name in COLUMNS), strict=True)
+    for line, name, label, place, part in rows:
+        try:
+            paths.append(within(tree, name))
+            cells.append((int(label), int(place)))
+            parts.append(("0", "1", "2").index(part))
+        except ValueError:
+            raise ValueError(
+                f"{tree / TABLE}, line {line}: expected img_filename, y, place and split "
+                f"(0, 1 or 2), but got {name!r}, {label!r}, {place!r}, {part!r}"
+            ) from None
+    if not paths:
+        raise ValueError(f"{tree / TABLE} lists no image")
     whole = to_split(ImageFiles(tuple(paths), (SIDE, SIDE), margin=MARGIN), cells, 2, 2)
     train, valid, test = official_splits(TREE.title, whole, parts, PUBLISHED)
     made = validation_splits(valid, train, np.random.default_rng(seed))

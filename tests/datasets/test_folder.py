@@ -206,8 +206,8 @@ def test_names_without_label_and_attribute_are_refused(folder, name):
 def test_numbers_have_no_gaps(folder):
     draw(folder / "test/0_20260101_0.png")
     assert error_of(f"folder:{folder}") == (
-        "file names have labels up to 20260101, but none has label 2: number them from 0 without "
-        "gaps"
+        f"{folder}: file names have labels up to 20260101, but none has label 2: number them from "
+        "0 without gaps"
     )
 
 

@@ -252,14 +252,15 @@ def test_what_is_no_table_is_refused(table, tmp_path):
     assert error_of(f"table:{tmp_path}/no.csv").startswith("FILE is not a file; ")
     for name, content, message in (
         ("t.txt", b"", "the name must end in .csv or .parquet"),
-        ("t.csv", b"", "No columns to parse from file"),
-        ("t.csv", b"path,label\n1,2\n1,2,3\n", "Error tokenizing data."),
+        ("t.csv", b"", "it is empty"),
         ("t.csv", b"path,label\n\xff\xfe\xff,2\n", "'utf-8' codec can't decode"),
         ("t.parquet", b"none", "Parquet"),
     ):
         (tmp_path / name).write_bytes(content)
         found = error_of(f"table:{tmp_path / name}")
         assert found.startswith("cannot read FILE: ") and message in found
+    (tmp_path / "t.csv").write_text("path,label\n1,2,3\n")
+    assert error_of(f"table:{tmp_path / 't.csv'}").startswith("FILE line 2 has 3 fields, not 2")
 
 
 def test_images_take_the_size_of_the_first_training_image(table, tmp_path):

@@ -95,9 +95,9 @@ def test_a_whole_table_with_other_counts_is_refused(tmp_path, write_image, monke
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (",img_filename,", ",filename,", "row 1: expected img_filename, y, place and split"),
-        ("\n7,", "\n7,x,", "row 7: expected img_filename, y, place and split"),
-        ("\n40,", "\n40", "row 40: expected"),
+        (",img_filename,", ",filename,", "metadata.csv lacks the column img_filename"),
+        ("\n7,", "\n7,x,", "line 8 has 7 fields, not 6"),
+        ("\n40,", "\n40", "line 41 has 5 fields, not 6"),
     ],
 )
 def test_a_damaged_table_is_refused(tmp_path, write_image, old, new, message):

@@ -81,8 +81,8 @@ def test_columns_of_other_peoples_files_do_not_collide_with_ours(csv):
             "dataset,method,seed,metric,value\nd,m,0,acc,1\nd,m,1,acc,x\n",
             "acc = 'x' is not a number",
         ),
-        ("", "cannot read the results"),
-        ('dataset,method,seed,acc\nd,"m,0,5\n', "cannot read the results"),
+        ("", "cannot read"),
+        ('dataset,method,seed,acc\nd,"m,0,5\n', "cannot read"),
     ],
 )
 def test_bad_files_are_one_line(csv, text, says):
@@ -92,7 +92,7 @@ def test_bad_files_are_one_line(csv, text, says):
 
 
 def test_a_missing_file_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match="cannot read the results .*none.csv"):
+    with pytest.raises(ValueError, match="cannot read .*none.csv"):
         from_csv(tmp_path / "none.csv")
 
 
