@@ -24,7 +24,7 @@ from harness.nets import Backbone, build_net
 from harness.plan import PlannedStage
 from harness.proposals import Proposals
 from harness.schedule import INTERRUPTED, Schedule, SingleRun, Sweep
-from harness.space import build
+from harness.space import build, one_line
 from harness.stages import StageStore
 from harness.study import CONFIRM_SEED, Metrics, Snapshot, Store, Study, Work
 from reports.leaderboard import splits_table
@@ -100,11 +100,11 @@ def _run(schedule: Schedule, site: Site, tracker: tracking.Tracker) -> None:
 
 
 def _write_optuna_view(store: Store) -> None:
-    """Brings Optuna's storage up to date; it is a view, and may wait for space on the disk."""
+    """Brings Optuna's storage up to date; it is a view, and may wait for a store to be mended."""
     try:
         optuna_view.write_storage(store, store.studies())
-    except OSError as error:
-        say(f"warning: {store.optuna_journal}: {error.strerror}; `harness sync` writes it later")
+    except (OSError, ValueError) as error:  # a full disk; another study that cannot be read
+        say(f"warning: {store.optuna_journal} is not up to date: {one_line(error)}")
 
 
 class _Both:
