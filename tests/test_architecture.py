@@ -58,7 +58,7 @@ def test_all_files_are_found() -> None:
 @pytest.mark.parametrize(
     ("package", "homes"),
     [
-        ("ray", {"harness/sweep.py"}),
+        ("ray", {"harness/cluster.py", "harness/sweep.py"}),
         ("mlflow", {"harness/tracking.py"}),
         ("rich", {"harness/console.py"}),
         ("optuna", {"harness/proposals.py", "harness/optuna_view.py"}),
@@ -96,8 +96,8 @@ def layer(*names: str) -> set[str]:
 TOP = layer("harness.cli", "harness.__main__", "harness.commands", "harness.data_commands",
             "harness.jobs", "harness.reporting", "harness.upkeep", "harness.upkeep_views",
             "harness.verification")  # fmt: skip
-SHELL = layer("harness.sweep", "harness.execution", "harness.console", "harness.tracking",
-              "harness.compose", "harness.dry_run", "harness.interruption",
+SHELL = layer("harness.sweep", "harness.cluster", "harness.execution", "harness.console",
+              "harness.tracking", "harness.compose", "harness.dry_run", "harness.interruption",
               "harness.optuna_view", "reports")  # fmt: skip
 
 
