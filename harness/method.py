@@ -33,6 +33,9 @@ class Method(ABC):
         The harness evaluates what is yielded (without disturbing mode, buffers or randomness) and
         may stop iterating at any yield. The last yielded network is the method's result.
 
+        To plan, the harness also runs it up to its first look at data, in the process that hands
+        out the work: nothing slow belongs before that.
+
         Args:
             train: Images and labels; draws augmented batches on the training device.
             run: Memoised stages, logging, and the network factory's random state.

@@ -7,6 +7,7 @@ results on untouched is planned to its last stage; one that reads a result ends 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -110,11 +111,11 @@ def plan(
     """The stages of one trial, in order, as far as they can be told without training."""
     run = _PlannedRun(seed, device, store)
     with torch.random.fork_rng():
-        try:
-            instance = build(method, settings)
+        instance = build(method, settings)
+        # An error of the method's own ends the plan, too: it comes again in the trial and is a
+        # record there.
+        with suppress(Exception):
             next(instance.fit(_PlannedSet(recipe, fingerprint), run), None)
-        except _PlanEndsError:
-            pass
     return run.planned
 
 
