@@ -149,13 +149,13 @@ def _locate(table: Path, names: Sequence[str]) -> tuple[tuple[Path, ...], list[i
         if os.path.islink(image):
             image = os.path.realpath(image)
         if not image.startswith(home):
-            raise ValueError(f"{table}, row {row}: {name} lies outside of the table's folder")
+            raise ValueError(f"{table}, row {row}: {name!r} lies outside of the table's folder")
         try:
             status = os.stat(image)
         except OSError as error:
-            raise ValueError(f"{table}, row {row}: {name}: {error.strerror}") from None
+            raise ValueError(f"{table}, row {row}: {name!r}: {error.strerror}") from None
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{table}, row {row}: {name} is not a file")
+            raise ValueError(f"{table}, row {row}: {name!r} is not a file")
         images.append(Path(image))
         sizes.append(status.st_size)
     return tuple(images), sizes

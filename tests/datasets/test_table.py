@@ -194,14 +194,14 @@ def test_wrong_rows_are_named(table, row, message, name):
     [
         ("gone.png", "gone.png: No such file or directory"),
         ("22.png/22.png", "22.png/22.png: Not a directory"),
-        ("cows", "cows is not a file"),
-        ("..", ".. is not a file"),
-        ("../secret.png", "../secret.png lies outside of the table's folder"),
-        ("cows/../../secret.png", "cows/../../secret.png lies outside of the table's folder"),
-        ("../a, b!/secret.png", "../a, b!/secret.png lies outside of the table's folder"),
-        ("/etc/hostname", "/etc/hostname lies outside of the table's folder"),
-        ("link.png", "link.png lies outside of the table's folder"),
-        ("linked/secret.png", "linked/secret.png lies outside of the table's folder"),
+        ("cows", "'cows' is not a file"),
+        ("..", "'..' is not a file"),
+        ("../secret.png", "'../secret.png' lies outside of the table's folder"),
+        ("cows/../../secret.png", "'cows/../../secret.png' lies outside of the table's folder"),
+        ("../a, b!/secret.png", "'../a, b!/secret.png' lies outside of the table's folder"),
+        ("/etc/hostname", "'/etc/hostname' lies outside of the table's folder"),
+        ("link.png", "'link.png' lies outside of the table's folder"),
+        ("linked/secret.png", "'linked/secret.png' lies outside of the table's folder"),
     ],
 )
 def test_images_that_are_not_there_or_not_inside_are_refused(table, tmp_path, path, message):

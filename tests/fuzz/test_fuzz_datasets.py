@@ -61,6 +61,7 @@ def tables(draw):
 @example(TABLE.replace(b"path,label", b"path,label,label").replace(b".png,", b".png,9,"))
 @example(TABLE.replace(b"a.png,1", b"../a.png,1"))
 @example(TABLE.replace(b"a.png,1", b"a\0.png,1"))
+@example(TABLE.replace(b"a.png,0,0,train", b'"\n",0,0,train'))
 @example(TABLE.replace(b",1,1,", b",9223372036854775808,-1,").replace(
     b"png,0", b"png,9223372036854775809"))  # fmt: skip
 def test_any_table_gives_its_own_cells_or_is_refused_in_a_line(home, content):
