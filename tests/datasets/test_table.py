@@ -192,8 +192,8 @@ def test_wrong_rows_are_named(table, row, message, name):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("gone.png", "gone.png: No such file or directory"),
-        ("22.png/22.png", "22.png/22.png: Not a directory"),
+        ("gone.png", "'gone.png': No such file or directory"),
+        ("22.png/22.png", "'22.png/22.png': Not a directory"),
         ("cows", "'cows' is not a file"),
         ("..", "'..' is not a file"),
         ("../secret.png", "'../secret.png' lies outside of the table's folder"),
