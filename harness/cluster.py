@@ -10,6 +10,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -114,19 +115,29 @@ def watched(schedule: Schedule) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(1):
             dead = {kind for kind, _ in node.dead_processes()} & {"raylet", "gcs_server"}
-            if dead:
+            if dead and not over.is_set():
                 schedule.halt(f"Ray's {' and '.join(sorted(dead))} died")
-                say(f"{schedule.halted}; what is recorded is safe, and the same command continues")
                 signal.raise_signal(signal.SIGUSR1)
+                _end_unless_shut_down(schedule)
                 return
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
         over.set()
-        thread.join()
+
+
+def _end_unless_shut_down(schedule: Schedule) -> None:
+    """Ends this process if it waits for a dead Ray, where no signal handler can run."""
+    patience = time.monotonic() + 15
+    while time.monotonic() < patience:
+        if not ray.is_initialized():
+            return
+        time.sleep(0.1)
+    left = schedule.remaining()
+    say(f"error: {schedule.halted}; {left} runs are left; the same command continues")
+    os._exit(1)  # the ledgers are on disk; MLflow and Optuna's view are caught up with later
 
 
 def _reach(address: str) -> None:

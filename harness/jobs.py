@@ -220,7 +220,7 @@ def _verdict(schedule: Schedule) -> int:
         if schedule.halted == INTERRUPTED:
             say(f"{INTERRUPTED}: {left}")
             return 130
-        say(f"error: {schedule.halted}; {left} once that is mended")
+        say(f"error: {schedule.halted}; {left}")
         return 1
     unconfirmed = [a.study.id for a in schedule.agendas.values() if not a.study.confirmed(a.ledger)]
     for study in unconfirmed:

@@ -127,7 +127,7 @@ class Schedule:
         self._plans: dict[str, list[PlannedStage]] = {}
 
     def next(self) -> Work | Wait | None:
-        """The next piece of work; "wait" until something changes; None at the end."""
+        """The next piece of work; "wait" until something changes; None when all is done."""
         if self.halted:
             return None
         if self._returned:
@@ -145,7 +145,8 @@ class Schedule:
             elif work is not None:
                 self.running[_name(work)] = work
                 return work
-        return "wait" if waiting else None
+        # Work that is running may come back: its worker may die.
+        return "wait" if waiting or self.running else None
 
     def has_work(self) -> bool:
         """Whether anything is left to be given out, before anything is running."""

@@ -46,7 +46,7 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
         resources["gpu"] = site.gpus / site.concurrency
     halving = _PerStudy(schedule)
     with cluster(site) as folder, stopping(schedule), watched(schedule):
-        tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(
                 partial(
                     _train,
@@ -71,7 +71,11 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
                 verbose=0,
                 callbacks=[_Records(schedule, listener, halving, site)],
             ),
-        ).fit()
+        )
+        try:
+            tuner.fit()
+        except (ray.exceptions.RayError, tune.TuneError, TimeoutError) as error:
+            schedule.halt(f"Ray failed: {one_line(error)}")
 
 
 def _train(config: dict[str, Any], store: Path, data_root: Path, time_limit: float | None) -> None:

@@ -114,6 +114,8 @@ def test_confirm_waits_for_the_last_search_result(
     schedule.finished(works[1].study, outcome(works[1]))
     confirm = take(schedule)
     assert (confirm.role, confirm.seed) == ("confirm", 1000)
+    assert schedule.next() == "wait"  # its worker may die
+    schedule.finished(confirm.study, outcome(confirm))
     assert schedule.next() is None
 
 
@@ -274,3 +276,17 @@ def test_work_is_given_up_with_its_stack(setting: Setting) -> None:
     assert sweep.ledger.records == {work.key: record}
     assert not schedule.running
     assert take(schedule).number == 1
+
+
+def test_the_last_work_is_given_out_again_when_its_worker_dies(
+    setting: Setting, outcome: Callable[[Work], Record]
+) -> None:
+    schedule = setting.schedule(setting.sweep(setting.study("one"), trials=1))
+    search = take(schedule)
+    schedule.finished(search.study, outcome(search))
+    last = take(schedule)
+    assert schedule.next() == "wait"
+    assert schedule.lost(last) is None
+    assert take(schedule) == last
+    schedule.finished(last.study, outcome(last))
+    assert schedule.next() is None
