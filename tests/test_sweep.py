@@ -1,12 +1,9 @@
-"""The main job as typed: a real sweep through Ray, Optuna and MLflow, killed and continued."""
+"""The main job as typed: a real sweep through Ray, Optuna and MLflow. Faults: tests/faults."""
 
 import json
-import os
-import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -143,45 +140,6 @@ def test_the_same_command_again_trains_nothing(undisturbed: Path, data_root: Pat
     assert "nothing left to train" in output
     assert keys(undisturbed) == before
     assert len(mlflow_runs(undisturbed)) == 14
-
-
-def start_and_wait_for_records(words: list[str], store: Path, count: int) -> subprocess.Popen:
-    """Starts a sweep in a process group of its own; returns when `count` records are there."""
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while sum(keys(store).values()) < count:
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    return process
-
-
-def test_an_interrupted_and_a_killed_sweep_end_where_an_undisturbed_one_does(
-    undisturbed: Path, data_root: Path, tmp_path: Path
-) -> None:
-    sweep = command(tmp_path, data_root, *SWEEP)
-    process = start_and_wait_for_records(sweep, tmp_path, 1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers, too
-    output, _ = process.communicate(timeout=100)
-    assert process.returncode == 130
-    assert "the same command continues" in output
-    interrupted = keys(tmp_path)
-
-    process = start_and_wait_for_records(sweep, tmp_path, sum(interrupted.values()) + 2)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    killed = keys(tmp_path)
-    assert interrupted < killed
-    assert sum(killed.values()) < 12
-
-    run(*sweep)
-    assert killed < keys(tmp_path)
-    assert set(keys(tmp_path).values()) == {1}  # nothing twice
-    assert {r["status"] for r in records(tmp_path)} == {"finished"}
-    pd.testing.assert_frame_equal(board(tmp_path), board(undisturbed))
-    runs = mlflow_runs(tmp_path)
-    assert set(runs["status"]) == {"FINISHED"}
-    assert not runs[["harness.study", "harness.key"]].dropna().duplicated().any()
-    assert len(runs) == 14
 
 
 def test_more_trials_extend_a_finished_sweep(undisturbed: Path, data_root: Path) -> None:

@@ -1,0 +1,106 @@
+"""Trials that raise, hang, go NaN, crash or take too much memory, always or once."""
+
+from __future__ import annotations
+
+import json
+import random
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests.faults.catalogue import fault
+from tests.faults.lab import COMMON, SIZE, Lab, Outcome, essence, ledger_lines
+
+PLUGIN = Path(__file__).parent / "methods" / "faulty.py"
+HEALTHY = ("--method", "faulty", "--plugin", str(PLUGIN), *COMMON, *SIZE,
+           "--searcher", "random")  # fmt: skip
+FIXED = ("--set", "mark=0.6", "--set")
+NONE = (*HEALTHY, *FIXED, "fault=none")
+ONCE = "HARNESS_FAULTS_ONCE"
+
+
+def searched(store: Path) -> dict[int, dict[str, Any]]:
+    """The search records by trial number, without the setting that says how they fail."""
+    found = {}
+    for key, line in ledger_lines(store):
+        if key.role == "search":
+            found[key.number] = essence(line)
+            del found[key.number]["settings"]["fault"]
+    return found
+
+
+def fail_always(lab: Lab, rng: random.Random, kind: str, error: str) -> Outcome:
+    """Some settings always fail: a failed record each, with one line, and all else as without."""
+    words = (*HEALTHY, *FIXED, f"fault={kind}")
+    more = ["--trial-timeout", "0.5"] if kind == "hang" else []
+    sweep = lab.finish(lab.new_store(), words, more=more)
+    healthy, found = searched(lab.undisturbed(NONE).store), searched(sweep.store)
+    failed = {n for n, record in found.items() if record["status"] == "failed"}
+    meant = {n for n, record in found.items() if record["settings"]["scale"] > 0.6}
+    if not meant or failed != meant or len(found) != len(healthy):
+        raise AssertionError(f"{failed} failed instead of {meant}: {sweep.output}")
+    for number, record in found.items():
+        said = record["error"]
+        if number in failed and (error not in said or len(said.splitlines()) != 1):
+            raise AssertionError(f"trial {number} says {said!r}")
+        if number not in failed and record != healthy[number]:
+            raise AssertionError(f"trial {number} is not as without the others' failures")
+    if kind == "hang":  # the reference would hang: compared with the healthy one above instead
+        return replay(lab, sweep.store, words, more, sweep.line("failed: "))
+    return Outcome(sweep.store, [sweep], 0, words, told=sweep.line("failed: "), codes=[0])
+
+
+def replay(lab: Lab, store: Path, words: tuple[str, ...], more: list[str], told: str) -> Outcome:
+    """The same command again, which has nothing left to train, is its own reference."""
+    again = lab.finish(store, words, more=more)
+    if "nothing left to train" not in again.output:
+        raise AssertionError(f"a failed trial was computed again: {again.output}")
+    lab._references[words] = type(lab.undisturbed(NONE))(store, 0.0)
+    return Outcome(store, [again], len(ledger_lines(store)), words, told=told, codes=[0])
+
+
+ALWAYS = {
+    "raise": ("a method that raises at some settings", "the method's own error"),
+    "nan": ("a method whose loss is NaN at some settings", "the loss is nan"),
+    "hang": ("a method that hangs at some settings, with --trial-timeout", "--trial-timeout"),
+    "limit": ("a method that exceeds a memory limit (RLIMIT_AS) at some settings", "MemoryError"),
+}
+for kind, (injected, error) in ALWAYS.items():
+    fault(f"trial: {kind}", injected, times=1)(partial(fail_always, kind=kind, error=error))
+
+
+@fault("trial: crash", "SIGSEGV in a trial, once", times=2)
+def crash_once(lab: Lab, rng: random.Random) -> Outcome:
+    return strike_once(lab, "crash", {})
+
+
+@fault("trial: out of memory", "a trial that Ray's memory monitor kills, once", times=2)
+def exceed_memory_once(lab: Lab, rng: random.Random) -> Outcome:
+    threshold = used_memory() + 0.08
+    return strike_once(
+        lab,
+        "eat",
+        {"RAY_memory_usage_threshold": f"{threshold:.3f}", "RAY_memory_monitor_refresh_ms": "100"},
+    )
+
+
+def strike_once(lab: Lab, kind: str, environment: dict[str, str]) -> Outcome:
+    """The work is given out again, and the end is that of an undisturbed sweep."""
+    store = lab.new_store()
+    flag = store.with_suffix(".struck")
+    lab.undisturbed(NONE)
+    sweep = lab.finish(store, NONE, environment=environment | {ONCE: f"{kind}:{flag}"})
+    if not flag.exists() or not sweep.line("died"):
+        raise AssertionError(f"did not strike: {sweep.output}")
+    statuses = {json.loads(line)["status"] for _, line in ledger_lines(store)}
+    if statuses != {"finished"}:
+        raise AssertionError(f"an innocent trial failed: {sweep.output}")
+    return Outcome(store, [sweep], 0, NONE, told=sweep.line("died"), codes=[0])
+
+
+def used_memory() -> float:
+    """Share of the memory that is in use, as Ray's monitor counts it."""
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return 1 - memory.available / memory.total
