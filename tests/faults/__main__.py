@@ -81,6 +81,12 @@ class Campaign:
             "; ".join([*(f"FAILED: {each}" for each in bad), *told[:1]]),
         ]  # fmt: skip
 
+    def text(self, faults: list[Fault], began: float) -> str:
+        """Header and table."""
+        rows = [self.row(fault) for fault in faults]
+        count = sum(int(row[2]) for row in rows)
+        return f"{header(self.seed, count, time.monotonic() - began)}\n\n{table(rows)}\n"
+
 
 def table(rows: list[list[str]]) -> str:
     """Rows as a Markdown table."""
@@ -112,15 +118,15 @@ def main() -> int:
         campaign = Campaign(lab, options.seed)
         chosen = [FAULTS[name] for name in options.only or FAULTS]
         try:
-            for fault in chosen:
+            for done, fault in enumerate(chosen, 1):
                 for number in range(options.times or fault.times):
                     campaign.inject(fault, number)
+                if options.output:  # as far as it is: the whole takes hours
+                    options.output.write_text(campaign.text(chosen[:done], began))
             campaign.settle()
         finally:
             lab.clear()
-    rows = [campaign.row(fault) for fault in chosen]
-    count = sum(int(row[2]) for row in rows)
-    text = f"{header(options.seed, count, time.monotonic() - began)}\n\n{table(rows)}\n"
+    text = campaign.text(chosen, began)
     print(text)
     if options.output:
         options.output.write_text(text)
