@@ -10,21 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.faults import lab
+
 HARNESS = [sys.executable, "-m", "harness"]
-SETTINGS = {
-    "mining.steps": 8,
-    "pretrain.steps": 8,
-    "prune.steps": 8,
-    "retrain.steps": 8,
-    "retrain.eval_every": 4,
-    "training.steps": 8,
-    "training.eval_every": 4,
-}
-SWEEP = [
-    "sweep", "--method", "dcwp", "--method", "erm", "--dataset", "synthetic", "--ratio", "1",
-    "--preset", "quick", "--device", "cpu", "--trials", "4", "--seeds", "2", "--concurrency", "2",
-    *(word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")),
-]  # fmt: skip
+SWEEP = ["sweep", *lab.SWEEP]
 
 
 def command(store: Path, data_root: Path, *words: str) -> list[str]:
@@ -35,16 +24,6 @@ def run(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def board(store: Path) -> pd.DataFrame:
-    """The leaderboard without what depends on the clock."""
-    from harness.study import Store
-    from reports.leaderboard import leaderboard
-    from reports.results import from_store
-
-    frame = leaderboard(from_store(Store(store)))
-    return frame[[column for column in frame if "seconds" not in column]]
 
 
 def records(store: Path) -> list[dict]:
@@ -85,7 +64,7 @@ def test_a_sweep_searches_confirms_and_tests(undisturbed: Path) -> None:
     for role, tested in ((search, [False, True]), (confirm, [True, True])):
         assert all(["test" in look["correct"] for look in r["looks"]] == tested for r in role)
     assert {r["seed"] for r in search}.isdisjoint({r["seed"] for r in confirm})
-    frame = board(undisturbed)
+    frame = lab.board(undisturbed)
     assert list(frame["n"]) == [2, 2]
     assert sorted(frame["rank"]) == [1, 2]
 
@@ -170,6 +149,6 @@ def test_a_method_in_one_file_outside_the_package_reaches_the_leaderboard(
     )
     words = ["sweep", "--method", "constant", "--plugin", str(plugin), "--dataset", "synthetic"]
     run(*command(tmp_path / "store", data_root, *words, "--trials", "2", "--seeds", "2"))
-    (row,) = board(tmp_path / "store").itertuples()
+    (row,) = lab.board(tmp_path / "store").itertuples()
     # What does not train answers with one class: such runs are shown, but left out of the means.
     assert (row.method, row.runs, row.n, row.trials) == ("constant", 2, 0, 2)
