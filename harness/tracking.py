@@ -68,7 +68,7 @@ def _connect(uri: str, store: Store) -> _Session:
     from mlflow import MlflowClient
 
     for logger in ("alembic", "mlflow.store", "urllib3"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # errors are raised, and said by us
     store.root.mkdir(parents=True, exist_ok=True)
     with _lock(store):
         client = MlflowClient(uri)
