@@ -69,7 +69,8 @@ class Campaign:
             return str(sum(getattr(verdict, name) for verdict in verdicts for name in names))
 
         equal = sum(v.equal and not v.different for v in verdicts)
-        told = list(dict.fromkeys(v.told for v in verdicts if v.told))
+        folder = f"{self.lab.folder}/"
+        told = list(dict.fromkeys(v.told.replace(folder, "") for v in verdicts if v.told))
         bad = [
             v.trouble or f"{v.tracebacks} tracebacks" for v in verdicts if v.trouble or v.tracebacks
         ]

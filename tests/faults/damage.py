@@ -106,7 +106,7 @@ def damage(lab: Lab, rng: random.Random, part: Part, how: str) -> Outcome:
     left = {key for key, _ in ledger_lines(store)} if part.pattern.endswith("jsonl") else None
     again = lab.finish(store)
     if part.in_data:
-        told = again.line("warning")
+        told = again.line("building it again")
     before = len(left if left is not None else broken.known)
     # What was destroyed with its only copy is computed again; its results are compared below.
     sweeps = [again] if left is not None or "checkpoints" in part.pattern else [broken, again]
