@@ -35,9 +35,11 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # numpy has words of its own for a file that the disk had no more room for.
+        reason = error.strerror or f"No space left on device ({error})"
         raise ValueError(
-            f"cannot write to {folder}: {error.strerror or error}. Free some space, or set "
-            "HARNESS_DATA to a folder that you may write to."
+            f"cannot write to {folder}: {reason}. Free some space, or set HARNESS_DATA to a folder "
+            "that you may write to."
         ) from error
 
 

@@ -33,10 +33,22 @@ fault(
 )(partial(kill_by_signal, group=True))
 
 
+def start_with_workers(lab: Lab, rng: random.Random) -> Sweep:
+    """A sweep at a random moment at which it has workers."""
+    while True:
+        sweep = lab.start_until_a_random_moment(rng)
+        try:
+            sweep.wait_for(lambda sweep=sweep: bool(sweep.processes("ray::ImplicitFunc")), "worker")
+        except AssertionError:
+            if sweep.process.poll() is None:
+                raise
+        else:
+            return sweep  # else it had none left, and has ended
+
+
 @fault("worker killed", "SIGKILL of a worker process at a random moment", times=5)
 def kill_a_worker(lab: Lab, rng: random.Random) -> Outcome:
-    sweep = lab.start_until_a_random_moment(rng)
-    sweep.wait_for(lambda: bool(sweep.processes("ray::ImplicitFunc")), "worker")
+    sweep = start_with_workers(lab, rng)
     before = len(sweep.look())
     with suppress(ProcessLookupError):
         os.kill(rng.choice(sweep.processes("ray::ImplicitFunc")), signal.SIGKILL)
@@ -44,22 +56,25 @@ def kill_a_worker(lab: Lab, rng: random.Random) -> Outcome:
     return Outcome(sweep.store, [sweep], before, told=sweep.line("died"))
 
 
-@fault("last worker killed", "SIGKILL of a worker when every run has been given out", times=2)
-def kill_a_last_worker(lab: Lab, rng: random.Random) -> Outcome:
-    lab.undisturbed()
+@fault("last worker killed", "SIGKILL of a worker when its run is the only one left", times=2)
+def kill_the_last_worker(lab: Lab, rng: random.Random) -> Outcome:
+    """Tune has been told by then that there is no more work."""
+    seconds = lab.undisturbed().seconds
     sweep = lab.start(lab.new_store())
     sweep.wait_for(lambda: len(begun(sweep)) == RUNS, "last run")
+    worker = rng.choice(sweep.processes("ray::ImplicitFunc"))
+    os.kill(worker, signal.SIGSTOP)
+    sweep.wait_for_records(RUNS - 1)
+    sweep.run_for(seconds / (4 * RUNS))
     before = len(sweep.look())
-    with suppress(ProcessLookupError):
-        os.kill(rng.choice(sweep.processes("ray::ImplicitFunc")), signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
     sweep.end()
     return Outcome(sweep.store, [sweep], before, told=sweep.line("died"))
 
 
 def kill_parts_of_ray(lab: Lab, rng: random.Random, names: list[str]) -> Outcome:
     """SIGKILL of what belongs to Ray but is no worker; the driver has to say so and end."""
-    sweep = lab.start_until_a_random_moment(rng)
-    sweep.wait_for(lambda: bool(sweep.processes("ray::ImplicitFunc")), "worker")
+    sweep = start_with_workers(lab, rng)
     sweep.kill(*names)
     return lab.continued(sweep, code=1, ends=LEFT)
 

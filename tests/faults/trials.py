@@ -100,7 +100,6 @@ def strike_once(lab: Lab, kind: str, environment: dict[str, str]) -> Outcome:
 
 def used_memory() -> float:
     """Share of the memory that is in use, as Ray's monitor counts it."""
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return 1 - memory.available / memory.total
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return 1 - kilobytes["MemAvailable"] / kilobytes["MemTotal"]
