@@ -6,6 +6,7 @@ file. An import error in a method's file is raised as it is, never skipped.
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -79,7 +80,7 @@ def _import_file(path: Path) -> ModuleType:
         raise ValueError(f"no Python file at {path}; correct --plugin")
     module = module_from_spec(spec)
     try:
-        compile(path.read_bytes(), str(path), "exec")
+        ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # its parser's limits
         raise ValueError(f"{path} is not Python: {one_line(error)}") from None
     sys.modules[name] = module  # where dataclasses and stage keys look for it

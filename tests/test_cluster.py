@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from tests.cluster import NODE, two_nodes
-from tests.test_sweep import board, command, keys, records, run
+from tests.faults.lab import board
+from tests.test_sweep import command, keys, records, run
 
 TRIALS, SEEDS = 10, 2
 PLUGIN = f"""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness import Method, Run, TrainingSet, datasets, registry
+from harness.disk import seal, unseal
 from harness.ledger import Record
 from harness.nets import Backbone, Net, build_net
 from harness.optimization import Descent, Training, state
@@ -247,10 +248,10 @@ class FakeTime:
 
 def test_cost_does_not_depend_on_cache_luck(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     cold = trial()
-    manifest = json.loads(next(trial.store.stages.glob("warm_up-*/manifest.json")).read_text())
-    assert cold.stages[0]["seconds"] == manifest["seconds"]
     manifest_path = next(trial.store.stages.glob("warm_up-*/manifest.json"))
-    manifest_path.write_text(json.dumps(manifest | {"seconds": 1000.0}))
+    manifest = unseal(manifest_path.read_text())
+    assert cold.stages[0]["seconds"] == manifest["seconds"]
+    manifest_path.write_text(seal(manifest | {"seconds": 1000.0}))
 
     clock = FakeTime()
     monkeypatch.setattr(time, "perf_counter", clock.perf_counter)

@@ -76,7 +76,7 @@ def crash_once(lab: Lab, rng: random.Random) -> Outcome:
 
 @fault("trial: out of memory", "a trial that Ray's memory monitor kills, once", times=2)
 def exceed_memory_once(lab: Lab, rng: random.Random) -> Outcome:
-    threshold = used_memory() + 0.08
+    threshold = used_memory() + 0.2
     return strike_once(
         lab,
         "eat",

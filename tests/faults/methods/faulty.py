@@ -89,9 +89,9 @@ def _crash() -> None:
 
 
 def _eat() -> None:
-    """Takes memory until Ray's monitor ends the process, or 4 GB."""
+    """Takes memory until Ray's monitor ends the process, or 8 GB."""
     taken = []
-    for _ in range(64):
+    for _ in range(128):
         taken.append(bytearray(os.urandom(1)) * (64 * 2**20))
         time.sleep(0.1)
     time.sleep(20)
