@@ -33,6 +33,9 @@ os.environ |= {
     # Odd name, but the one switch that keeps the listeners of a local Ray on the loopback
     # interface. It has no effect on a cluster that runs already.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Tune takes no worker that Ray's monitor has killed for its memory as dead, but raises. The
+    # system kills workers first, too, and such a one is dead to Tune.
+    "RAY_memory_monitor_refresh_ms": "0",
 }
 import ray  # noqa: E402
 

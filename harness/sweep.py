@@ -74,7 +74,7 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
         )
         try:
             tuner.fit()
-        except (ray.exceptions.RayError, tune.TuneError, TimeoutError) as error:
+        except (ray.exceptions.RayError, tune.TuneError, TimeoutError, RuntimeError) as error:
             schedule.halt(f"Ray failed: {one_line(error)}")
 
 

@@ -71,35 +71,23 @@ for kind, (injected, error) in ALWAYS.items():
 
 @fault("trial: crash", "SIGSEGV in a trial, once", times=2)
 def crash_once(lab: Lab, rng: random.Random) -> Outcome:
-    return strike_once(lab, "crash", {})
+    return strike_once(lab, "crash")
 
 
-@fault("trial: out of memory", "a trial that Ray's memory monitor kills, once", times=2)
-def exceed_memory_once(lab: Lab, rng: random.Random) -> Outcome:
-    threshold = used_memory() + 0.2
-    return strike_once(
-        lab,
-        "eat",
-        {"RAY_memory_usage_threshold": f"{threshold:.3f}", "RAY_memory_monitor_refresh_ms": "100"},
-    )
+@fault("trial: out of memory", "SIGKILL in a trial, as the system does without memory", times=2)
+def kill_once(lab: Lab, rng: random.Random) -> Outcome:
+    return strike_once(lab, "kill")
 
 
-def strike_once(lab: Lab, kind: str, environment: dict[str, str]) -> Outcome:
+def strike_once(lab: Lab, kind: str) -> Outcome:
     """The work is given out again, and the end is that of an undisturbed sweep."""
     store = lab.new_store()
     flag = store.with_suffix(".struck")
     lab.undisturbed(NONE)
-    sweep = lab.finish(store, NONE, environment=environment | {ONCE: f"{kind}:{flag}"})
+    sweep = lab.finish(store, NONE, environment={ONCE: f"{kind}:{flag}"})
     if not flag.exists() or not sweep.line("died"):
         raise AssertionError(f"did not strike: {sweep.output}")
     statuses = {json.loads(line)["status"] for _, line in ledger_lines(store)}
     if statuses != {"finished"}:
         raise AssertionError(f"an innocent trial failed: {sweep.output}")
     return Outcome(store, [sweep], 0, NONE, told=sweep.line("died"), codes=[0])
-
-
-def used_memory() -> float:
-    """Share of the memory that is in use, as Ray's monitor counts it."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return 1 - kilobytes["MemAvailable"] / kilobytes["MemTotal"]

@@ -88,13 +88,9 @@ def _crash() -> None:
     time.sleep(60)
 
 
-def _eat() -> None:
-    """Takes memory until Ray's monitor ends the process, or 8 GB."""
-    taken = []
-    for _ in range(128):
-        taken.append(bytearray(os.urandom(1)) * (64 * 2**20))
-        time.sleep(0.1)
-    time.sleep(20)
+def _kill() -> None:
+    """What the system does to a worker when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
-FAULTS = {"raise": _raise, "hang": _hang, "limit": _limit, "crash": _crash, "eat": _eat}
+FAULTS = {"raise": _raise, "hang": _hang, "limit": _limit, "crash": _crash, "kill": _kill}
