@@ -45,6 +45,7 @@ class Part(NamedTuple):
         pattern: Of its path in the store, or in the data folder where `in_data`.
         refused: Kinds of damage with which the sweep refuses to go on until it is mended.
         backup: Whether only a backup mends it, not `harness store repair`.
+        is_view: Whether a sweep does without it, until it is repaired.
         sealed: Whether every changed bit is noticed; SQLite has no checksums.
     """
 
@@ -52,6 +53,7 @@ class Part(NamedTuple):
     in_data: bool = False
     refused: tuple[str, ...] = ()
     backup: bool = False
+    is_view: bool = False
     sealed: bool = True
 
 
@@ -102,10 +104,13 @@ def damage(lab: Lab, rng: random.Random, part: Part, how: str) -> Outcome:
         told = refusal(lab, store, file)
     if part.backup:
         shutil.copy(backup, file)
-    elif not part.in_data and (how in part.refused or rng.random() < 0.5):
+    first = how in part.refused or rng.random() < 0.5
+    if first and not part.backup and not part.in_data:
         repair(store)
     left = {key for key, _ in ledger_lines(store)} if part.pattern.endswith("jsonl") else None
     again = lab.finish(store)
+    if not first and part.is_view:  # the sweep went on without it
+        repair(store)
     if part.in_data:
         told = again.line("building it again")
     before = len(left if left is not None else broken.known)
