@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import random
+import sqlite3
 import sys
 import tempfile
 import time
@@ -42,7 +43,7 @@ class Campaign:
             verdict = self.lab.audit(outcome)
             self.verdicts.setdefault(fault.name, []).append(verdict)
             said = "nothing lost" if verdict.is_good else f"NOT GOOD: {verdict}"
-        except (AssertionError, ValueError) as error:  # ValueError: the store cannot be read
+        except (AssertionError, ValueError, sqlite3.DatabaseError) as error:  # it cannot be read
             said = f"FAILED: {error}"
             self.errors.setdefault(fault.name, []).append(str(error))
         self.sweeps.setdefault(fault.name, []).extend(self.lab.started[first:])

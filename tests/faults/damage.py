@@ -61,7 +61,7 @@ PARTS = {
     "stage value": Part("stages/*/value.pt"),
     "stage manifest": Part("stages/*/manifest.json"),
     "Optuna's journal": Part("optuna.journal"),
-    "MLflow's database": Part("mlflow.db", sealed=False),
+    "MLflow's database": Part("mlflow.db", is_view=True, sealed=False),
     "data array": Part("arrays/**/*.npy", in_data=True),
     "data manifest": Part("arrays/**/manifest.json", in_data=True),
     "ledger": Part("studies/*/ledger.jsonl", refused=("flipped",)),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,20 +74,37 @@ for kind, (injected, error) in ALWAYS.items():
 
 @fault("trial: crash", "SIGSEGV in a trial, once", times=2)
 def crash_once(lab: Lab, rng: random.Random) -> Outcome:
-    return strike_once(lab, "crash")
+    return strike_once(lab, "crash", [])
 
 
-@fault("trial: out of memory", "SIGKILL in a trial, as the system does without memory", times=2)
-def kill_once(lab: Lab, rng: random.Random) -> Outcome:
-    return strike_once(lab, "kill")
+@fault("trial: out of memory", "a trial that the system kills for its memory, once", times=2)
+def exceed_memory_once(lab: Lab, rng: random.Random) -> Outcome:
+    with memory_limited("4G") as prefix:
+        return strike_once(lab, "eat", prefix)
 
 
-def strike_once(lab: Lab, kind: str) -> Outcome:
+@contextmanager
+def memory_limited(size: str) -> Iterator[list[str]]:
+    """A command prefix: what it runs has that much memory in all, by a control group."""
+    group, limit = Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"
+    if not group.exists():  # version 2
+        group, limit = group.parent, "memory.max"
+    group /= f"harness-faults-{os.getpid()}"
+    group.mkdir(exist_ok=True)
+    try:
+        (group / limit).write_text(size)
+        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+    finally:
+        with suppress(OSError):  # some of Ray's processes may take a while to end
+            group.rmdir()
+
+
+def strike_once(lab: Lab, kind: str, prefix: list[str]) -> Outcome:
     """The work is given out again, and the end is that of an undisturbed sweep."""
     store = lab.new_store()
     flag = store.with_suffix(".struck")
     lab.undisturbed(NONE)
-    sweep = lab.finish(store, NONE, environment={ONCE: f"{kind}:{flag}"})
+    sweep = lab.finish(store, NONE, prefix=prefix, environment={ONCE: f"{kind}:{flag}"})
     if not flag.exists() or not sweep.line("died"):
         raise AssertionError(f"did not strike: {sweep.output}")
     statuses = {json.loads(line)["status"] for _, line in ledger_lines(store)}

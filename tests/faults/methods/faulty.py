@@ -88,9 +88,12 @@ def _crash() -> None:
     time.sleep(60)
 
 
-def _kill() -> None:
-    """What the system does to a worker when memory runs out."""
-    os.kill(os.getpid(), signal.SIGKILL)
+def _eat() -> None:
+    """Takes memory until the system ends the process, or 8 GB."""
+    taken = []
+    for _ in range(128):
+        taken.append(b"1" * (64 * 2**20))
+        time.sleep(0.05)
 
 
-FAULTS = {"raise": _raise, "hang": _hang, "limit": _limit, "crash": _crash, "kill": _kill}
+FAULTS = {"raise": _raise, "hang": _hang, "limit": _limit, "crash": _crash, "eat": _eat}
