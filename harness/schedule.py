@@ -165,6 +165,10 @@ class Schedule:
         progress = [agenda.progress() for agenda in self.agendas.values()]
         return sum(total - done for done, total in progress)
 
+    def awaits(self, work: Work) -> bool:
+        """Whether a piece of work has been given out and not come back."""
+        return _name(work) in self.running
+
     def lost(self, work: Work) -> Record | None:
         """Takes back work whose worker died; it is given out again, three times in all.
 

@@ -75,7 +75,7 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
         try:
             tuner.fit()
         except (ray.exceptions.RayError, tune.TuneError, TimeoutError, RuntimeError) as error:
-            schedule.halt(f"Ray failed: {one_line(error)}")
+            schedule.halt(f"Ray failed: {str(error).strip().splitlines()[-1]}")
 
 
 def _train(config: dict[str, Any], store: Path, data_root: Path, time_limit: float | None) -> None:
@@ -178,6 +178,8 @@ class _Records(_WithoutState, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """The worker died: a method's own errors are records."""
         work = _work_of(trial)
+        if not self.schedule.awaits(work):
+            return  # it died after its record had come in
         stack_file = self.site.store.stack_file(work.study, work.key)
         stack = stack_file.read_text() if stack_file.exists() else ""
         stack_file.unlink(missing_ok=True)

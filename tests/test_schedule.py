@@ -290,3 +290,13 @@ def test_the_last_work_is_given_out_again_when_its_worker_dies(
     assert take(schedule) == last
     schedule.finished(last.study, outcome(last))
     assert schedule.next() is None
+
+
+def test_work_is_awaited_until_its_record_is_in(
+    setting: Setting, outcome: Callable[[Work], Record]
+) -> None:
+    schedule = setting.schedule(setting.sweep(setting.study("one")))
+    work = take(schedule)
+    assert schedule.awaits(work)
+    schedule.finished(work.study, outcome(work))
+    assert not schedule.awaits(work)
