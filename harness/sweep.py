@@ -75,7 +75,8 @@ def run_on_ray(schedule: Schedule, site: Site, listener: Listener) -> None:
         try:
             tuner.fit()
         except (ray.exceptions.RayError, tune.TuneError, TimeoutError, RuntimeError) as error:
-            schedule.halt(f"Ray failed: {str(error).strip().splitlines()[-1]}")
+            last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            schedule.halt(f"Ray failed: {last}")
 
 
 def _train(config: dict[str, Any], store: Path, data_root: Path, time_limit: float | None) -> None:
