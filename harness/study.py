@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from harness import ledger
-from harness.disk import replace_atomically, seal, unseal
+from harness.disk import is_sealed, replace_atomically, seal, unseal
 from harness.ledger import Ledger, Record, Role
 from harness.selection import RULES
 from harness.space import Range, Settings, one_line, range_from_json, range_to_json, slug
@@ -278,21 +278,15 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_atomically(path, seal(dict(definition), indent=1).encode())
 
-    def migrate(self, study: str) -> bool:
-        """Marks an older study's files as of this version, so that older harnesses refuse them.
+    def migrate(self, study: str) -> None:
+        """Seals an older study's definition as one of this version, which older harnesses refuse.
 
         Its records need no change: those without a seal are read as they are.
-
-        Returns:
-            Whether it was older.
         """
-        definition = self._read(study)
-        if definition["version"] == ledger.VERSION:
-            return False
-        definition["version"] = ledger.VERSION
         path = self.folder(study) / "study.json"
-        replace_atomically(path, seal(dict(definition), indent=1).encode())
-        return True
+        if not is_sealed(path.read_text()):
+            definition = self._read(study) | {"version": ledger.VERSION}
+            replace_atomically(path, seal(dict(definition), indent=1).encode())
 
     def _read(self, study: str) -> Definition:
         path = self.folder(study) / "study.json"

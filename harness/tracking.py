@@ -193,16 +193,15 @@ class Tracker:
                 session.client.set_terminated(root)
 
 
-def redacted(uri: str) -> str:
-    """A URI without the user name and password in it."""
-    netloc = urlsplit(uri).netloc
-    return uri.replace(netloc, f"***@{netloc.rpartition('@')[2]}") if "@" in netloc else uri
+def redacted(uri: str, text: str = "") -> str:
+    """A URI, or a text that quotes it, without the user name and password of the URI."""
+    account = urlsplit(uri).netloc.rpartition("@")[0]
+    text = text or uri
+    return text.replace(f"{account}@", "***@") if account else text
 
 
 def _line(error: Exception, uri: str) -> str:
-    account = urlsplit(uri).netloc.rpartition("@")[0]
-    said = str(error).replace(f"{account}@", "***@") if account else str(error)
-    text = " ".join(said.split())
+    text = " ".join(redacted(uri, str(error) or " ").split())
     return f"{type(error).__name__}: {text[:160]}{'…' if len(text) > 160 else ''}"
 
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from harness import ledger
 from harness.console import data_progress, say
 from harness.disk import is_sealed, replace_atomically, seal, sync_folder, unseal
 from harness.inspection import (
@@ -158,11 +157,9 @@ def _in_definition(store: Store, name: str) -> list[Finding]:
     except (ValueError, TypeError, KeyError) as error:
         remedy = f"restore it from a backup, or move it away: {ANEW}"
         return [Finding(path, " ".join(str(error).split()), remedy)]
-    text = path.read_text()
-    if is_sealed(text):
+    if is_sealed(path.read_text()):
         return []
-    sealed = seal(unseal(text) | {"version": ledger.VERSION}, indent=1).encode()
-    mend = partial(replace_atomically, path, sealed)
+    mend = partial(store.migrate, name)
     return [Finding(path, "it is of an older version, without a seal", "seals it", mend)]
 
 
